@@ -1,0 +1,173 @@
+"""The data manager: cameras for the rays that the teacher is asked about, photographs for evaluation alone."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.dataparser_configs import all_dataparsers
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.pixel_samplers import PixelSampler
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Generator, Tensor
+
+from pvd_nerfstudio.data import views
+from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
+from pvd_nerfstudio.errors import InputError
+
+
+@dataclass
+class TeacherDataParserConfig(DataParserConfig):
+    """The data set that the teacher was trained on; `--data` replaces its path."""
+
+
+DataParserUnion: Any = tyro.conf.OmitSubcommandPrefixes[
+    tyro.extras.subcommand_type_from_defaults(
+        {"teacher-data": TeacherDataParserConfig(), **all_dataparsers, "orbit-data": OrbitDataParserConfig()},
+        prefix_names=False,
+    )
+]
+"""nerfstudio's dataparsers, the teacher's own, and views for want of any."""
+
+
+@dataclass
+class DistillationDataManagerConfig(VanillaDataManagerConfig):
+    """Where views come from."""
+
+    _target: type = field(default_factory=lambda: DistillationDataManager)
+    dataparser: DataParserUnion = field(default_factory=TeacherDataParserConfig)
+    """The data set; left out: the teacher's."""
+    orbit: OrbitDataParserConfig = field(default_factory=OrbitDataParserConfig)
+    """Views that stand in when the data set cannot be read."""
+    pseudo_view_share: float = 0.5
+    """Share of the rays that come from made-up views around the scene, not from the training cameras."""
+    pseudo_views_per_part: int = 64
+    """Made-up views in each question to the teacher."""
+
+
+class DistillationDataset(InputDataset):
+    """Cameras, and pictures for those who ask: photographs, or else what `render` makes of a view."""
+
+    render: Callable[[int], Tensor] | None = None
+    """Makes the picture of a view whose photograph is missing, `[height, width, 3]`."""
+
+    @cached_property
+    def has_photographs(self) -> bool:
+        """Whether every photograph is on disk."""
+        return all(Path(path).is_file() for path in self.image_filenames)
+
+    def keep_alpha(self) -> None:
+        """From now on give pictures with their alpha channel, not blended with a colour."""
+        self._dataparser_outputs = replace(self._dataparser_outputs, alpha_color=None)
+
+    def get_image_float32(self, image_idx: int) -> Tensor:
+        """Photograph or rendering of a view.
+
+        Raises:
+            InputError: there is neither.
+        """
+        path = Path(self.image_filenames[image_idx])
+        if path.is_file():
+            return super().get_image_float32(image_idx)
+        if self.render is None:
+            raise InputError(
+                f"The photograph {path} is missing, and without it there is nothing to evaluate against. "
+                "Put it back, or set the data set's path in config.yml."
+            )
+        return self.render(image_idx)
+
+
+class DistillationDataManager(VanillaDataManager[DistillationDataset]):
+    """A `VanillaDataManager` that reads no photograph before somebody asks for one, and lives without any."""
+
+    config: DistillationDataManagerConfig
+    train_dataset: DistillationDataset
+    eval_dataset: DistillationDataset
+
+    def __init__(self, config: DistillationDataManagerConfig, *args: Any, **kwargs: Any) -> None:
+        if config.data is not None:
+            config.dataparser.data = Path(config.data)
+        problem = unreadable(config.dataparser)
+        self.stands_in = problem is not None
+        if problem is not None:
+            CONSOLE.print(
+                f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). "
+                f"{config.orbit.views} made-up views around the scene stand in for its cameras."
+            )
+            config.dataparser, config.data = config.orbit, None
+        super().__init__(config, *args, **kwargs)
+
+    def setup_train(self) -> None:
+        """Only the cameras are needed; the pixel sampler carries the batch size that nerfstudio's exporter sets."""
+        self.train_cameras = self.train_dataset.cameras.to(self.device)
+        self.train_pixel_sampler = PixelSampler(
+            self.config.pixel_sampler, num_rays_per_batch=self.config.train_num_rays_per_batch
+        )
+        self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
+        if not self.train_dataset.has_photographs:
+            # The viewer pins a picture to each training camera: a grey one.
+            size = int(self.train_cameras.height[0]), int(self.train_cameras.width[0]), 3
+            self.train_dataset.render = lambda _: torch.full(size, 0.5)
+
+    def setup_eval(self) -> None:
+        """Loaders that read a photograph when its turn comes."""
+        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
+        self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
+
+    def draw_rays(self, count: int, generator: Generator) -> RayBundle:
+        """Rays through random pixels of the training cameras and of made-up ones."""
+        made_up = round(count * self.config.pseudo_view_share)
+        bundles = []
+        if made_up:
+            pseudo = views.around(self.train_cameras, self.config.pseudo_views_per_part, generator)
+            bundles.append(views.rays_of(pseudo, made_up, generator))
+        if count > made_up:
+            bundles.append(views.rays_of(self.train_cameras, count - made_up, generator))
+        return views.concatenate(bundles)
+
+    def draw_pixels(self, count: int, generator: Generator) -> tuple[RayBundle, Tensor]:
+        """Rays through random pixels of the photographs, and the pixels, `[rays, 3 or 4]`."""
+        chosen, pixels = views.random_pixels(self.train_cameras, count, generator)
+        rays = self.train_cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
+        picked = [self._photographs[view][row, column] for view, (row, column) in zip(chosen.tolist(), pixels.tolist())]
+        return rays, torch.stack(picked).to(self.train_cameras.device)
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict]:
+        """Random rays of the training cameras, without pixels: what nerfstudio's exporters march along."""
+        self.train_count += 1
+        assert self.train_pixel_sampler is not None
+        return views.rays_of(self.train_cameras, self.train_pixel_sampler.num_rays_per_batch, self._generator), {}
+
+    def next_eval(self, step: int) -> tuple[RayBundle, dict]:
+        """Random pixels of one evaluation view."""
+        self.eval_count += 1
+        camera, batch = self.next_eval_image(step)
+        rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
+        chosen = torch.randint(len(rays), (self.config.eval_num_rays_per_batch,))
+        return rays[chosen.to(rays.origins.device)], {"image": batch["image"].flatten(0, 1)[chosen]}
+
+    def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
+        """One evaluation view after the other."""
+        return self.eval_dataloader.get_camera(step % len(self.eval_dataset))
+
+    @cached_property
+    def _photographs(self) -> list[Tensor]:
+        self.train_dataset.keep_alpha()
+        return [self.train_dataset.get_image_float32(view) for view in range(len(self.train_dataset))]
+
+
+def unreadable(dataparser: DataParserConfig) -> str | None:
+    """Why a data set cannot be read; None when it can."""
+    try:
+        dataparser.setup().get_dataparser_outputs(split="train")
+    except (OSError, AssertionError, ValueError, KeyError, IndexError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,100 @@
+"""Views that need no photograph: rays of the real cameras, and of made-up ones around the scene."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from torch import Generator, Tensor
+
+
+def random_pixels(cameras: Cameras, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Random cameras `[count]`, and in each a random pixel, row and column `[count, 2]`."""
+    device = generator.device
+    chosen = torch.randint(len(cameras), (count,), generator=generator, device=device)
+    share = torch.rand(count, 2, generator=generator, device=device)
+    size = torch.cat([cameras.height[chosen], cameras.width[chosen]], dim=-1)
+    return chosen, (share * size).long()
+
+
+def rays_of(cameras: Cameras, count: int, generator: Generator) -> RayBundle:
+    """Rays through random pixels of random cameras."""
+    chosen, pixels = random_pixels(cameras, count, generator)
+    return cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
+
+
+def around(cameras: Cameras, count: int, generator: Generator) -> Cameras:
+    """Cameras on the shell that the real ones lie on, looking where they look.
+
+    Radius and elevation are uniform between the 5th and the 95th percentile of the real ones, the azimuth is
+    uniform in the real ones' range (PVD, section 4.1); intrinsics are the first camera's.
+    """
+    centre = look_at_point(cameras)
+    offset = cameras.camera_to_worlds[:, :, 3] - centre
+    radius = offset.norm(dim=-1)
+    sine = (offset[:, 2] / radius).clamp(-1, 1)
+    azimuth = torch.atan2(offset[:, 1], offset[:, 0])
+    radius, sine = (_between_percentiles(value, count, generator) for value in (radius, sine))
+    angle = azimuth[torch.randint(len(azimuth), (count,), generator=generator, device=azimuth.device)]
+    angle = angle + 0.2 * torch.randn(count, generator=generator, device=azimuth.device)
+    flat = (1 - sine.square()).sqrt()
+    where = torch.stack([flat * angle.cos(), flat * angle.sin(), sine], dim=-1) * radius[:, None]
+    return like(cameras, look_at(centre + where, centre))
+
+
+def look_at_point(cameras: Cameras) -> Float[Tensor, "3"]:
+    """The point closest to all optical axes, in the least-squares sense."""
+    origins = cameras.camera_to_worlds[:, :, 3]
+    axes = -cameras.camera_to_worlds[:, :, 2]
+    projectors = torch.eye(3, device=axes.device) - axes[:, :, None] * axes[:, None, :]
+    # A faint pull to the middle of the cameras keeps parallel axes solvable.
+    matrix = projectors.mean(dim=0) + 1e-4 * torch.eye(3, device=axes.device)
+    right = (projectors @ origins[:, :, None]).mean(dim=0)[:, 0] + 1e-4 * origins.mean(dim=0)
+    return torch.linalg.solve(matrix, right)
+
+
+def look_at(origins: Float[Tensor, "views 3"], target: Float[Tensor, "3"]) -> Float[Tensor, "views 3 4"]:
+    """Camera-to-world matrices of upright cameras (z is up, they look along -z)."""
+    backward = torch.nn.functional.normalize(origins - target, dim=-1)
+    up = torch.tensor([0.0, 0.0, 1.0], device=origins.device).expand_as(backward)
+    sideways = torch.linalg.cross(up, backward)
+    right = torch.where(
+        sideways.norm(dim=-1, keepdim=True) > 1e-3,  # noqa: PLR2004
+        torch.nn.functional.normalize(sideways, dim=-1),
+        torch.tensor([1.0, 0.0, 0.0], device=origins.device),
+    )
+    return torch.stack([right, torch.linalg.cross(backward, right), backward, origins], dim=-1)
+
+
+def sphere(count: int, radius: float, centre: Tensor) -> Float[Tensor, "views 3 4"]:
+    """Cameras spread evenly over the upper part of a sphere: for a scene of which no camera is known."""
+    number = torch.arange(count) + 0.5
+    sine = 0.02 + 0.93 * number / count
+    angle = number * math.pi * (3 - math.sqrt(5))
+    flat = (1 - sine.square()).sqrt()
+    where = torch.stack([flat * angle.cos(), flat * angle.sin(), sine], dim=-1)
+    return look_at(centre + radius * where, centre)
+
+
+def like(cameras: Cameras, camera_to_worlds: Float[Tensor, "views 3 4"]) -> Cameras:
+    """Cameras at other places with the intrinsics of the first."""
+    count = len(camera_to_worlds)
+    distortion = cameras.distortion_params
+    return Cameras(
+        camera_to_worlds=camera_to_worlds,
+        **{name: getattr(cameras, name)[:1].expand(count, 1) for name in ("fx", "fy", "cx", "cy", "width", "height")},
+        distortion_params=None if distortion is None else distortion[:1].expand(count, -1),
+        camera_type=cameras.camera_type[:1].expand(count, 1),
+    )
+
+
+def _between_percentiles(values: Tensor, count: int, generator: Generator) -> Tensor:
+    low, high = torch.quantile(values, torch.tensor([0.05, 0.95], device=values.device))
+    return low + (high - low) * torch.rand(count, generator=generator, device=values.device)
+
+
+def concatenate(bundles: list[RayBundle]) -> RayBundle:
+    """Several bundles in one."""
+    names = ("origins", "directions", "pixel_area")
+    return RayBundle(**{name: torch.cat([getattr(bundle, name) for bundle in bundles]) for name in names})

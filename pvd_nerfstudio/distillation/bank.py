@@ -1,0 +1,153 @@
+"""What the teacher said, kept to learn from many times.
+
+The teacher's forward pass costs as much as a training step of the student, so it is asked in parts, a part now and
+then, and every step draws from what the bank holds. Which parts the bank holds at a step, and what is in a part,
+depend on the step and the seed alone: a resumed run asks for the same parts again and goes on as if it had not
+stopped.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+
+@dataclass
+class RayTargets:
+    """Rays and the teacher's pixels."""
+
+    origins: Float[Tensor, "rays 3"]
+    directions: Float[Tensor, "rays 3"]
+    rgb: Float[Tensor, "rays 3"]
+    """Premultiplied with the opacity: no background."""
+    opacity: Float[Tensor, "rays 1"]
+    end: Float[Tensor, "rays 1"]
+    """Distance beyond which the teacher lets no light through; infinite where it does."""
+
+
+@dataclass
+class PointTargets:
+    """Points on rays and what the teacher holds there."""
+
+    positions: Float[Tensor, "points 3"]
+    directions: Float[Tensor, "points 3"]
+    log_density: Float[Tensor, "points 1"]
+    rgb: Float[Tensor, "points 3"]
+    weight: Float[Tensor, "points 1"]
+    """Compositing weight on the ray that the point comes from."""
+    feature: Float[Tensor, "points channels"] | None
+
+
+@dataclass
+class BankPart:
+    """The teacher's answer to one question."""
+
+    rays: RayTargets
+    points: PointTargets | None
+    """None where only pixels are known (photographs)."""
+
+
+Record = TypeVar("Record", RayTargets, PointTargets)
+
+
+class TargetBank:
+    """A ring of parts.
+
+    Args:
+        source: asks the teacher for one part; draws its random numbers from the generator that it is given. All
+            parts have the same sizes.
+        seed: of the run.
+        parts: how many parts are held; then the oldest makes room.
+        first_parts: how many there are at step 0.
+        refresh_every: steps between two new parts.
+        device: where the parts are kept.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[Generator], BankPart],
+        seed: int,
+        parts: int,
+        first_parts: int,
+        refresh_every: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._source = source
+        self._seed = seed
+        self._slots = max(parts, first_parts)
+        self._first_parts = first_parts
+        self._refresh_every = refresh_every
+        self._device = torch.device(device)
+        self._numbers: dict[int, int] = {}
+        self._rays: RayTargets | None = None
+        self._points: PointTargets | None = None
+
+    @property
+    def has_points(self) -> bool:
+        """Whether there are pointwise targets (there are none in photographs)."""
+        return self._points is not None
+
+    def wanted(self, step: int) -> range:
+        """Numbers of the parts that the bank holds at a step."""
+        newest = self._first_parts + step // self._refresh_every
+        return range(max(0, newest - self._slots), newest)
+
+    def advance(self, step: int) -> int:
+        """Ask for the parts that are missing at this step; returns how many there were."""
+        missing = [number for number in self.wanted(step) if self._numbers.get(number % self._slots) != number]
+        for number in missing:
+            generator = seeded_generator(self._device, self._seed, number)
+            part = self._source(generator)
+            slot = number % self._slots
+            self._rays = _store(self._rays, part.rays, slot, self._slots)
+            if part.points is not None:
+                self._points = _store(self._points, part.points, slot, self._slots)
+            self._numbers[slot] = number
+        return len(missing)
+
+    def draw_rays(self, count: int, generator: Generator) -> RayTargets:
+        """Rays drawn uniformly, with replacement."""
+        assert self._rays is not None, "advance() comes first"
+        return take(self._rays, self._draw(len(self._rays.origins), count, generator))
+
+    def draw_points(self, count: int, generator: Generator) -> PointTargets:
+        """Points drawn uniformly, with replacement."""
+        assert self._points is not None, "the source gave no points"
+        return take(self._points, self._draw(len(self._points.positions), count, generator))
+
+    def _draw(self, capacity: int, count: int, generator: Generator) -> Tensor:
+        filled = capacity // self._slots * len(self._numbers)
+        return torch.randint(filled, (count,), generator=generator, device=self._device)
+
+
+def seeded_generator(device: torch.device | str, seed: int, number: int) -> Generator:
+    """A generator whose numbers depend on the seed of the run and a running number alone."""
+    return Generator(device=device).manual_seed((seed * 0x9E3779B1 + number * 0x85EBCA77 + 1) % (1 << 62))
+
+
+def take(record: Record, index: Tensor) -> Record:
+    """The rows of a record that `index` names."""
+    values = {name: value if value is None else value.index_select(0, index) for name, value in _items(record)}
+    return type(record)(**values)
+
+
+def _store(ring: Record | None, part: Record, slot: int, slots: int) -> Record:
+    """Copy a part into its slot; the first part says how large the ring is."""
+    if ring is None:
+        sized = {
+            name: value if value is None else value.new_zeros(slots * len(value), value.shape[1])
+            for name, value in _items(part)
+        }
+        ring = type(part)(**sized)
+    target = dict(_items(ring))
+    for name, value in _items(part):
+        if value is not None:
+            target[name][slot * len(value) : (slot + 1) * len(value)] = value
+    return ring
+
+
+def _items(record: RayTargets | PointTargets) -> list[tuple[str, Tensor]]:
+    return [(field.name, getattr(record, field.name)) for field in fields(record)]

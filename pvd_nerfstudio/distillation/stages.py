@@ -1,0 +1,151 @@
+"""Which losses count when: the progressive schedule, a pure function of the step.
+
+PVD aligns volumes from shallow to deep (PVD, section 3.3): first the features alone, then density and colour at
+points, then pixels. `pvd` is that schedule with the paper's numbers; `bank` is ours, which measured better.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each term of the loss is multiplied with; a term with weight 0 is not computed."""
+
+    feature: float = 0.0
+    log_density: float = 0.0
+    opacity: float = 0.0
+    color: float = 0.0
+    pixel: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of the schedule, with its losses."""
+
+    name: Literal["features", "points", "pixels"]
+    weights: LossWeights
+
+    @property
+    def uses_points(self) -> bool:
+        """Whether the step draws points."""
+        weights = self.weights
+        return max(weights.feature, weights.log_density, weights.opacity, weights.color) > 0
+
+    @property
+    def uses_rays(self) -> bool:
+        """Whether the step draws rays."""
+        return self.weights.pixel > 0
+
+
+@dataclass
+class DistillationConfig:
+    """The method's numbers. Those that are left out are the preset's."""
+
+    preset: Literal["bank", "pvd"] = "bank"
+    """bank: learn from a bank of the teacher's answers. pvd: the paper's losses and schedule, teacher asked each step."""
+    feature_end: float | None = None
+    """End of the first stage (features alone), as a share of the run."""
+    point_end: float | None = None
+    """End of the second stage (density and colour at points), as a share of the run; pixels take the rest."""
+    feature_weight: float | None = None
+    """Weight of the feature loss."""
+    log_density_weight: float | None = None
+    """Weight of the density loss in log space."""
+    opacity_weight: float | None = None
+    """Weight of the density loss in the space of one step's opacity."""
+    color_weight: float | None = None
+    """Weight of the colour loss at points."""
+    pixel_weight: float | None = None
+    """Weight of the loss on pixels."""
+    point_loss_in_pixels: float | None = None
+    """What the losses at points are multiplied with in the last stage; 0 drops them there."""
+    norm: Literal["mean", "frobenius"] | None = None
+    """How a difference becomes a loss: mean of squares, or the root of their sum (the papers')."""
+    points_per_step: int | None = None
+    """Points that a step draws from the bank."""
+    rays_per_step: int | None = None
+    """Rays that a step draws from the bank."""
+    rays_per_part: int | None = None
+    """Rays that the teacher is asked about at a time."""
+    points_per_part: int | None = None
+    """Points kept of those rays' samples."""
+    parts: int | None = None
+    """Parts that the bank holds."""
+    first_parts: int | None = None
+    """Parts that the teacher fills before the first step."""
+    refresh_every: int | None = None
+    """Steps between two new parts."""
+    empty_share: float | None = None
+    """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
+
+    def resolved(self) -> "DistillationConfig":
+        """The same with the preset's value wherever none was given."""
+        chosen = {name: value for name, value in vars(self).items() if value is not None}
+        return DistillationConfig(**(PRESETS[self.preset] | chosen))
+
+    def stage(self, progress: float) -> Stage:
+        """The stage at a moment of the run. Needs a resolved configuration.
+
+        Args:
+            progress: share of the run that is over, in [0, 1).
+        """
+        if progress < self._number("feature_end"):
+            return Stage("features", LossWeights(feature=self._number("feature_weight")))
+        if progress < self._number("point_end"):
+            return Stage("points", self._point_weights(1.0))
+        return Stage(
+            "pixels", self._point_weights(self._number("point_loss_in_pixels"), pixel=self._number("pixel_weight"))
+        )
+
+    def _point_weights(self, scale: float, pixel: float = 0.0) -> LossWeights:
+        names = ("feature", "log_density", "opacity", "color")
+        return LossWeights(**{name: scale * self._number(f"{name}_weight") for name in names}, pixel=pixel)
+
+    def _number(self, name: str) -> float:
+        value = getattr(self, name)
+        assert value is not None, f"{name} is not resolved"
+        return value
+
+
+PRESETS: dict[str, dict[str, float | int | str]] = {
+    "bank": {
+        "feature_end": 0.0,
+        "point_end": 0.4,
+        "feature_weight": 0.0,
+        "log_density_weight": 0.01,
+        "opacity_weight": 1.0,
+        "color_weight": 1.0,
+        "pixel_weight": 1.0,
+        "point_loss_in_pixels": 0.0,
+        "norm": "mean",
+        "points_per_step": 8192,
+        "rays_per_step": 1024,
+        "rays_per_part": 8192,
+        "points_per_part": 32768,
+        "parts": 64,
+        "first_parts": 8,
+        "refresh_every": 100,
+        "empty_share": 0.2,
+    },
+    # PVD's supplement: stage ends 2,000, 5,000 and 30,000; 4,096 rays a step; loss weights 2e-3 and 1.
+    "pvd": {
+        "feature_end": 2 / 30,
+        "point_end": 5 / 30,
+        "feature_weight": 2e-3,
+        "log_density_weight": 2e-3,
+        "opacity_weight": 0.0,
+        "color_weight": 2e-3,
+        "pixel_weight": 1.0,
+        "point_loss_in_pixels": 1.0,
+        "norm": "frobenius",
+        "points_per_step": 32768,
+        "rays_per_step": 4096,
+        "rays_per_part": 4096,
+        "points_per_part": 32768,
+        "parts": 1,
+        "first_parts": 1,
+        "refresh_every": 1,
+        "empty_share": 1.0,
+    },
+}

@@ -1,0 +1,216 @@
+"""Who does what in a training step: the bank asks the teacher, the step draws from the bank, the stage weighs.
+
+The whole method in one page; its parts are in `distillation/`.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Generator, Tensor
+
+from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
+from pvd_nerfstudio.distillation import losses
+from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets, TargetBank, seeded_generator
+from pvd_nerfstudio.distillation.stages import DistillationConfig, Stage
+from pvd_nerfstudio.student.model import StudentModel, StudentModelConfig
+from pvd_nerfstudio.teacher.adapters import point_samples
+from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid
+from pvd_nerfstudio.teacher.checkpoint import find_run
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.targets import SharedSamples, ask_for_part
+
+
+@dataclass
+class DistillationPipelineConfig(VanillaPipelineConfig):
+    """A teacher, a student and how the one becomes the other."""
+
+    _target: type = field(default_factory=lambda: DistillationPipeline)
+    datamanager: DistillationDataManagerConfig = field(default_factory=DistillationDataManagerConfig)
+    """Where views come from."""
+    model: StudentModelConfig = field(default_factory=StudentModelConfig)
+    """The student."""
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    """The method: stages, losses and bank."""
+    teacher: Path | None = None
+    """The teacher's run; set it with --teacher-checkpoint."""
+    occupancy_threshold: float = 0.01
+    """Opacity of one sample from which on a cell of the occupancy grid is kept."""
+    inherit_color_head: bool = True
+    """Start with the teacher's colour head where its shape fits."""
+    steps: int = 0
+    """Steps of the whole run, which the stages are shares of; --max-num-iterations sets it."""
+    seed: int = 0
+    """Seed of all that is drawn; --machine.seed sets it."""
+
+
+class DistillationPipeline(VanillaPipeline):
+    """Training: distillation from the teacher. Everything else: an ordinary pipeline that knows no teacher."""
+
+    config: DistillationPipelineConfig
+    datamanager: DistillationDataManager
+
+    def __init__(self, config: DistillationPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any) -> None:
+        super().__init__(config, device, test_mode=test_mode, **kwargs)
+        self._started = time.perf_counter()
+        # In a list, out of nn.Module's sight: the teacher is neither trained nor saved.
+        self._teacher: list[FrozenTeacher] = []
+        self._bank: list[TargetBank] = []
+        if test_mode == "val":
+            self._meet_teacher()
+
+    @property
+    def student(self) -> StudentModel:
+        """The student, out of its DDP wrapper."""
+        model = self.model
+        assert isinstance(model, StudentModel)
+        return model
+
+    def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """One step: bring the bank up to date, draw what the stage asks for, compare."""
+        bank = self._current_bank(step)
+        method = self.config.distillation
+        stage = self.stage(step)
+        generator = seeded_generator(self.student.device, self.config.seed + 1, step)
+        outputs: dict[str, Tensor] = {}
+        loss_dict: dict[str, Tensor] = {}
+        metrics: dict[str, Any] = {"stage": ("features", "points", "pixels").index(stage.name)}
+        if stage.uses_points:
+            points = bank.draw_points(method.points_per_step or 0, generator)
+            outputs = self._model(point_samples(points.positions, points.directions))
+            loss_dict |= self._point_losses(outputs, points, stage)
+        if stage.uses_rays:
+            rays = bank.draw_rays(method.rays_per_step or 0, generator)
+            outputs = self._model(self._ray_bundle(rays, generator))
+            loss_dict["pixel_loss"], metrics["psnr_teacher"] = self._pixel_loss(outputs, rays, stage, generator)
+        return outputs, loss_dict, metrics
+
+    def stage(self, step: int) -> Stage:
+        """The stage of a step. Where there is no teacher (a run resumed on photographs) only pixels can be learnt."""
+        return self.config.distillation.stage(step / self.config.steps if self._teacher else 1.0)
+
+    def _point_losses(self, student: dict[str, Tensor], teacher: PointTargets, stage: Stage) -> dict[str, Tensor]:
+        weights, norm = stage.weights, self.config.distillation.norm or "mean"
+        terms: dict[str, Tensor] = {}
+        if weights.feature and teacher.feature is not None:
+            terms["feature_loss"] = weights.feature * losses.feature_loss(student["feature"], teacher.feature, norm)
+        density = student["log_density"], teacher.log_density
+        if weights.log_density:
+            terms["log_density_loss"] = weights.log_density * losses.log_density_loss(*density, norm)
+        if weights.opacity:
+            step_size = self.student.step_size
+            terms["opacity_loss"] = weights.opacity * losses.opacity_loss(*density, step_size, norm)
+        if weights.color:
+            terms["color_loss"] = weights.color * losses.color_loss(student["rgb"], teacher.rgb, teacher.weight, norm)
+        return terms
+
+    def _pixel_loss(
+        self, student: dict[str, Tensor], teacher: RayTargets, stage: Stage, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        background = torch.rand(len(teacher.rgb), 3, generator=generator, device=generator.device)
+        rgb, opacity = student["premultiplied"], student["accumulation"]
+        norm = self.config.distillation.norm or "mean"
+        loss = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, background, norm)
+        with torch.no_grad():
+            error = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, torch.ones_like(background), "mean")
+        return stage.weights.pixel * loss, -10 * torch.log10(error)
+
+    def _ray_bundle(self, rays: RayTargets, generator: Generator) -> RayBundle:
+        """Rays that begin within the first step behind the near plane and end where the teacher lets no light on."""
+        student = self.student
+        shift = torch.rand(len(rays.origins), 1, generator=generator, device=generator.device)
+        near, far = student.config.near_plane or 0.0, student.config.far_plane or 0.0
+        return RayBundle(
+            origins=rays.origins,
+            directions=rays.directions,
+            pixel_area=torch.zeros_like(shift),
+            nears=near + shift * student.step_size,
+            fars=rays.end.clamp(max=far),
+        )
+
+    def _meet_teacher(self) -> None:
+        """Load the teacher, check it, and hand the student its occupancy grid and its colour head."""
+        if self.config.teacher is None:
+            CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
+            return
+        config, student = self.config, self.student
+        teacher = FrozenTeacher(find_run(config.teacher), student.device)
+        if not self.datamanager.stands_in:
+            check_frame(teacher.run, self.datamanager.train_dataparser_outputs)
+        fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
+        shared = self._shared_samples()
+        background = student.renderer_rgb.background_color
+        check_pictures(teacher, shared, self.datamanager.eval_dataset, str(background))
+        if not self.datamanager.eval_dataset.has_photographs:
+            CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
+            self.datamanager.eval_dataset.render = lambda view: self._teacher_view(view)
+        if config.inherit_color_head:
+            self._inherit_color_head(teacher)
+        self._teacher.append(teacher)
+
+    def _inherit_color_head(self, teacher: FrozenTeacher) -> None:
+        weights, head = teacher.color_head(), self.student.field.color_head
+        shapes = {name: value.shape for name, value in head.state_dict().items()}
+        if weights is None or {name: value.shape for name, value in weights.items()} != shapes:
+            CONSOLE.print("The teacher's colour head does not fit the student's, which starts at random.")
+            return
+        head.load_state_dict(weights)
+        CONSOLE.print("The student starts with the teacher's colour head.")
+
+    def _shared_samples(self) -> SharedSamples:
+        student = self.student
+        near, far = student.config.near_plane or 0.0, student.config.far_plane or 0.0
+        return SharedSamples(student.grid, near, far, student.step_size)
+
+    def _current_bank(self, step: int) -> TargetBank:
+        """The bank as it is at a step. It is made at the first one: only then a resumed run knows its grid."""
+        if not self._bank:
+            method = self.config.distillation
+            bank = TargetBank(
+                source=self._ask_teacher if self._teacher else self._read_photographs,
+                seed=self.config.seed,
+                parts=method.parts or 1,
+                first_parts=method.first_parts or 1,
+                refresh_every=method.refresh_every or 1,
+                device=self.student.device,
+            )
+            self._bank.append(bank)
+        self._bank[0].advance(step)
+        return self._bank[0]
+
+    def _ask_teacher(self, generator: Generator) -> BankPart:
+        method = self.config.distillation
+        return ask_for_part(
+            self._teacher[0],
+            self._shared_samples(),
+            self.datamanager.draw_rays,
+            rays_per_part=method.rays_per_part or 0,
+            points_per_part=method.points_per_part or 0,
+            empty_share=method.empty_share or 0.0,
+            generator=generator,
+            keep_features=bool(method.feature_weight),
+        )
+
+    def _read_photographs(self, generator: Generator) -> BankPart:
+        """Pixels of photographs in place of the teacher's; without an alpha channel all are opaque."""
+        rays, pixels = self.datamanager.draw_pixels(self.config.distillation.rays_per_part or 0, generator)
+        opacity = pixels[:, 3:] if pixels.shape[1] > 3 else torch.ones_like(pixels[:, :1])  # noqa: PLR2004
+        far = torch.full_like(opacity, torch.inf)
+        return BankPart(RayTargets(rays.origins, rays.directions, pixels[:, :3] * opacity, opacity, far), None)
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        """nerfstudio's, and at the end the teacher's share of the time."""
+        report = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._report_time)
+        return [*super().get_training_callbacks(training_callback_attributes), report]
+
+    def _report_time(self, step: int) -> None:
+        del step
+        for teacher in self._teacher:
+            total = time.perf_counter() - self._started
+            CONSOLE.print(f"The teacher took {teacher.seconds:.0f} s of {total:.0f} s ({teacher.seconds / total:.0%}).")

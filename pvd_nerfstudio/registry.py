@@ -1,0 +1,19 @@
+"""What nerfstudio discovers. An import error here would break `ns-train` for every method: keep it light."""
+
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from pvd_nerfstudio.trainer import AdamWOptimizerConfig, CosineSchedulerConfig, PVDTrainerConfig
+
+pvd_distill = MethodSpecification(
+    config=PVDTrainerConfig(
+        method_name="pvd-distill",
+        steps_per_save=1000,
+        steps_per_eval_batch=500,
+        steps_per_eval_image=500,
+        optimizers={"fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()}},
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 13),
+        vis="viewer",
+    ),
+    description="Convert a trained run into another architecture (Progressive Volume Distillation).",
+)

@@ -1,0 +1,1 @@
+"""What is trained: fields of several architectures behind one nerfstudio model."""

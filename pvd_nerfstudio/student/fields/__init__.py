@@ -1,0 +1,1 @@
+"""One file a representation, all on the base in `base.py`."""

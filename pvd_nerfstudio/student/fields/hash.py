@@ -1,0 +1,54 @@
+"""Instant-NGP's representation: a multiresolution hash table and a small network."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxtyping import Float
+from nerfstudio.field_components.encodings import HashEncoding
+from nerfstudio.field_components.mlp import MLP
+from torch import Tensor
+
+from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
+
+
+@dataclass
+class HashFieldConfig(FieldConfig):
+    """Sizes of the `hash` student; the defaults are the paper's."""
+
+    _target: type = field(default_factory=lambda: HashField)
+    num_levels: int = 14
+    """Levels of the table."""
+    features_per_level: int = 2
+    """Features of each entry."""
+    log2_hashmap_size: int = 19
+    """Logarithm of the entries of each level."""
+    base_res: int = 16
+    """Resolution of the coarsest level."""
+    max_res: int = 2048
+    """Resolution of the finest level."""
+    hidden_dim: int = 64
+    """Width of the network behind the table."""
+    implementation: Literal["auto", "tcnn", "torch"] = "auto"
+    """Who computes the table: tiny-cuda-nn needs a GPU, also to open the finished run. auto: where it is installed."""
+
+
+class HashField(StudentField):
+    """Hash table and a network with one hidden layer (Müller et al., Instant NGP)."""
+
+    def __init__(self, config: HashFieldConfig, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
+        super().__init__(config, aabb, contracted)
+        assert config.implementation != "auto"
+        self.table = HashEncoding(
+            num_levels=config.num_levels,
+            min_res=config.base_res,
+            max_res=config.max_res,
+            log2_hashmap_size=config.log2_hashmap_size,
+            features_per_level=config.features_per_level,
+            implementation=config.implementation,
+        )
+        self.network = MLP(
+            in_dim=self.table.get_out_dim(), num_layers=2, layer_width=config.hidden_dim, out_dim=1 + config.feature_dim
+        )
+
+    def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
+        return self.network(self.table(unit).float())

@@ -1,0 +1,47 @@
+"""The original NeRF's representation: a positional encoding and one deep network."""
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from nerfstudio.field_components.encodings import NeRFEncoding
+from nerfstudio.field_components.mlp import MLP
+from torch import Tensor
+
+from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
+
+
+@dataclass
+class MLPFieldConfig(FieldConfig):
+    """Sizes of the `mlp` student; the defaults are NeRF's."""
+
+    _target: type = field(default_factory=lambda: MLPField)
+    num_layers: int = 8
+    """Layers of the trunk."""
+    hidden_dim: int = 256
+    """Width of the trunk."""
+    num_frequencies: int = 10
+    """Octaves of the positional encoding."""
+
+
+class MLPField(StudentField):
+    """Positional encoding and trunk with a skip connection half way (Mildenhall et al., NeRF, section 5)."""
+
+    def __init__(self, config: MLPFieldConfig, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
+        super().__init__(config, aabb, contracted)
+        self.position_encoding = NeRFEncoding(
+            in_dim=3,
+            num_frequencies=config.num_frequencies,
+            min_freq_exp=0,
+            max_freq_exp=config.num_frequencies - 1,
+            include_input=True,
+        )
+        self.trunk = MLP(
+            in_dim=self.position_encoding.get_out_dim(),
+            num_layers=config.num_layers,
+            layer_width=config.hidden_dim,
+            out_dim=1 + config.feature_dim,
+            skip_connections=(config.num_layers // 2,),  # type: ignore
+        )
+
+    def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
+        return self.trunk(self.position_encoding(unit))

@@ -1,0 +1,191 @@
+"""The student: an ordinary nerfstudio model that marches through an occupancy grid and needs nothing but itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.model_components.renderers import RGBRenderer
+from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.utils import colormaps
+from torch import Tensor
+from torch.nn import Parameter
+from torchmetrics.functional import structural_similarity_index_measure
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
+from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
+from pvd_nerfstudio.student.fields.hash import HashFieldConfig
+from pvd_nerfstudio.student.fields.mlp import MLPFieldConfig
+
+
+@dataclass
+class StudentModelConfig(ModelConfig):
+    """What is trained. The teacher's run gives what is left out."""
+
+    _target: type = field(default_factory=lambda: StudentModel)
+    student: Literal["mlp", "hash"] = "mlp"
+    """Architecture of the student; set it with --student."""
+    mlp: MLPFieldConfig = field(default_factory=MLPFieldConfig)
+    """Sizes of the mlp student."""
+    hash: HashFieldConfig = field(default_factory=HashFieldConfig)
+    """Sizes of the hash student."""
+    grid_resolution: int = 128
+    """Cells of the occupancy grid along each side."""
+    render_step_size: float | None = None
+    """Length of a sample on a ray, in world units; left out: 1/512 of the scene box's diagonal."""
+    near_plane: float | None = None
+    """Distance at which rays start; left out: the teacher's."""
+    far_plane: float | None = None
+    """Distance at which rays end; left out: the teacher's."""
+    contracted: bool | None = None
+    """Whether space outside the unit box is contracted; left out: as the teacher's."""
+    background_color: Literal["white", "black", "random"] | None = None
+    """Colour where nothing is hit; left out: the teacher's. random: black in pictures, as in nerfstudio."""
+    enable_collider: bool = False
+    """Not used: near_plane and far_plane bound the rays."""
+    eval_num_rays_per_chunk: int = 8192
+    """Rays rendered at a time in evaluation."""
+
+    @property
+    def chosen(self) -> FieldConfig:
+        """The chosen student's sizes."""
+        return getattr(self, self.student)
+
+
+class StudentModel(Model):
+    """A field and the occupancy grid that its samples come from."""
+
+    config: StudentModelConfig
+    field: StudentField
+
+    def populate_modules(self) -> None:
+        """Build field, grid and renderer; the grid is full until it is filled or loaded."""
+        super().populate_modules()
+        config = self.config
+        assert config.near_plane is not None and config.far_plane is not None and config.background_color is not None
+        aabb = self.scene_box.aabb
+        self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted)
+        self.grid = OccupancyGrid(aabb, config.grid_resolution)
+        self.step_size = config.render_step_size or float((aabb[1] - aabb[0]).norm()) / 512
+        self.renderer_rgb = RGBRenderer(background_color=config.background_color)
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """One group, `fields`."""
+        return {"fields": list(self.field.parameters())}
+
+    def forward(self, ray_bundle: RayBundle | RaySamples) -> dict[str, Tensor]:  # type: ignore[override]
+        """Render rays; or answer at points, given as `RaySamples`.
+
+        Both go through forward, so that several processes (DDP) see every use of the weights.
+        """
+        if isinstance(ray_bundle, RaySamples):
+            return self.get_point_outputs(ray_bundle)
+        return self.get_outputs(ray_bundle)
+
+    def get_point_outputs(self, points: RaySamples) -> dict[str, Tensor]:
+        """Log-density `[points, 1]`, feature `[points, channels]` and colour `[points, 3]` at points."""
+        log_density, feature = self.field.shallow(points.frustums.origins)
+        rgb = self.field.deep(feature, points.frustums.directions)
+        return {"log_density": log_density, "feature": feature, "rgb": rgb}
+
+    def sample(self, rays: RayBundle) -> PackedSamples:
+        """Samples of the rays in occupied space; one sample of length 0 where there is none at all."""
+        assert self.config.near_plane is not None and self.config.far_plane is not None
+        near = torch.full_like(rays.origins[:, :1], self.config.near_plane) if rays.nears is None else rays.nears
+        far = torch.full_like(near, self.config.far_plane) if rays.fars is None else rays.fars
+        samples = self.grid.march(rays.origins, rays.directions, near, far, self.step_size)
+        if not len(samples):
+            return PackedSamples(torch.zeros_like(near[:1, 0], dtype=torch.long), near[:1], near[:1])
+        return samples
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
+        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour."""
+        rays, num_rays = ray_bundle, len(ray_bundle)
+        samples = self.sample(rays)
+        index = samples.ray_indices
+        log_density, feature = self.field.shallow(samples.positions(rays.origins, rays.directions))
+        rgb = self.field.deep(feature, rays.directions.index_select(0, index))
+        weights = render_weights(to_density(log_density), samples.ends - samples.starts, index, num_rays)
+        accumulation = accumulate(weights, None, index, num_rays)
+        middle = (samples.starts + samples.ends) / 2
+        depth = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
+        far = rays.fars if rays.fars is not None else torch.full_like(depth, self.config.far_plane or 0.0)
+        outputs = {
+            "rgb": self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays),
+            "accumulation": accumulation,
+            "depth": torch.where(accumulation > 1e-3, depth, far),  # noqa: PLR2004
+        }
+        if self.training:
+            outputs["premultiplied"] = accumulate(weights, rgb, index, num_rays)
+        return outputs
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
+        """Straight colour and opacity: the background is taken out again, so that exports leave it out."""
+        opacity = outputs["accumulation"]
+        rgb = outputs[output_name]
+        if self.renderer_rgb.background_color == "white":
+            rgb = rgb - (1 - opacity)
+        return torch.cat([(rgb / opacity.clamp_min(1e-3)).clamp(0, 1), opacity], dim=-1)
+
+    def get_loss_dict(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Squared error against the pixels of a batch: what evaluation logs. Training has the pipeline's losses."""
+        target = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        return {"rgb_loss": (outputs["rgb"] - target).square().mean()}
+
+    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """PSNR against the pixels of a batch."""
+        target = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        return {"psnr": peak_signal_noise_ratio(outputs["rgb"], target, data_range=1.0)}
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """nerfstudio's metrics and pictures of one view: photograph beside rendering, opacity, depth."""
+        photograph = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        rgb = outputs["rgb"]
+        images = {
+            "img": torch.cat([photograph, rgb], dim=1),
+            "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
+            "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
+        }
+        return image_metrics(rgb, photograph), images
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load all or nothing: nerfstudio's second, lenient try would leave what does not fit at random."""
+        if any("tcnn_encoding" in key for key in state_dict) != any("tcnn_encoding" in key for key in self.state_dict()):
+            raise InputError(
+                "This run and this machine disagree about tiny-cuda-nn, whose tables torch cannot read. Open it where "
+                "tiny-cuda-nn is installed as it was in training, or train with "
+                "--pipeline.model.hash.implementation torch."
+            )
+        return super().load_state_dict(state_dict, strict=True, assign=assign)
+
+
+def image_metrics(rgb: Tensor, target: Tensor) -> dict[str, float]:
+    """PSNR, SSIM and, where its weights are on disk, LPIPS of two pictures `[height, width, 3]`."""
+    pair = [image.moveaxis(-1, 0)[None].clamp(0, 1) for image in (rgb, target)]
+    metrics = {
+        "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),
+        "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]
+    }
+    lpips = cached_lpips()
+    if lpips is not None:
+        metrics["lpips"] = float(lpips(*pair))
+    return metrics
+
+
+def cached_lpips() -> Callable[[Tensor, Tensor], Tensor] | None:
+    """LPIPS as nerfstudio computes it, or None when its AlexNet would have to be downloaded."""
+    if not any((Path(torch.hub.get_dir()) / "checkpoints").glob("alexnet-owt-*.pth")):
+        return None
+    from torchmetrics.functional.image import learned_perceptual_image_patch_similarity  # noqa: PLC0415
+
+    return lambda a, b: learned_perceptual_image_patch_similarity(a, b, net_type="alex", normalize=True)

@@ -1,0 +1,1 @@
+"""A trained nerfstudio run on disk, read safely and frozen."""

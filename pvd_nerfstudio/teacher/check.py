@@ -1,0 +1,155 @@
+"""Before training: does the teacher fit the data, and do the shared samples show what it shows?"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.model_components.renderers import RGBRenderer
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
+
+GAP = 0.2
+"""dB that the shared samples may lose before it is worth a warning."""
+BROKEN = 20.0
+"""dB under which a teacher does not show its scene."""
+ALIKE = 35.0
+"""dB between both renderings that count as the same where no photograph can tell."""
+PIXELS = 2048
+"""Pixels of each view that are compared."""
+
+
+def check_frame(run: TeacherRun, outputs: DataparserOutputs) -> None:
+    """Teacher and data must lie in one coordinate frame.
+
+    Raises:
+        InputError: the data set is scaled or turned otherwise than the teacher's was.
+    """
+    path = run.config_path.parent / "dataparser_transforms.json"
+    if not path.is_file():
+        CONSOLE.print(f"{path} is missing: that the data lies in the teacher's frame is taken on trust.")
+        return
+    frame = json.loads(path.read_text("utf8"))
+    transform = torch.tensor(frame["transform"], dtype=torch.float32)
+    same = torch.allclose(transform, outputs.dataparser_transform.float().cpu(), atol=1e-4)
+    if not same or not math.isclose(frame["scale"], outputs.dataparser_scale, rel_tol=1e-4):
+        raise InputError(
+            "The data does not lie in the teacher's frame, so rays would miss its scene.\n"
+            f"Teacher ({path}): scale {frame['scale']:.6g}, transform {_rounded(transform)}\n"
+            f"Data ({outputs.image_filenames[0].parent}): scale {outputs.dataparser_scale:.6g}, "
+            f"transform {_rounded(outputs.dataparser_transform)}\n"
+            "Use the teacher's data set and the options of its dataparser (leave the dataparser out to take them over)."
+        )
+
+
+def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, step_size: float, threshold: float) -> None:
+    """Mark the cells in which one sample of the teacher would have an opacity above `threshold`.
+
+    Raises:
+        InputError: there are none.
+    """
+    grid.fill(teacher.density, threshold=-math.log1p(-threshold) / step_size)
+    if not grid.occupied.any():
+        raise InputError(
+            f"The teacher {teacher.run.checkpoint_path} has no density anywhere in its scene box "
+            f"{_rounded(teacher.aabb)}: its pictures are background. Look at it with ns-viewer; "
+            "its training has probably collapsed."
+        )
+    CONSOLE.print(f"Occupancy grid: {grid.resolution}^3 cells, {grid.share:.1%} occupied.")
+
+
+@dataclass
+class _View:
+    """Some pixels of one view, as the teacher renders them itself and as they are in the photograph."""
+
+    rays: RayBundle
+    native: Tensor
+    photograph: Tensor | None
+
+
+def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, background: str) -> None:
+    """Print how well the teacher shows its scene, natively and through the shared samples; warn where it does not.
+
+    Args:
+        teacher: the teacher.
+        shared: the samples of teacher and student.
+        dataset: evaluation views, with photographs or without.
+        background: what the student shows where nothing is hit.
+    """
+    renderer = RGBRenderer(background_color=background)  # type: ignore[arg-type]
+    views = [_view(teacher, dataset, index, renderer) for index in {0, len(dataset) // 2}]
+    native = torch.cat([view.native for view in views])
+    own = _through(teacher, shared, views, renderer)
+    photographs = [view.photograph for view in views if view.photograph is not None]
+    line = f"Teacher on {len(views)} views: {_psnr(own, native):.1f} dB between its own samples and the shared ones"
+    if len(photographs) < len(views):
+        CONSOLE.print(line + "; there are no photographs to compare it with.")
+        if _psnr(own, native) < ALIKE:
+            _warn(f"The shared samples do not show what the teacher shows. {_advice(teacher, shared)}")
+        return
+    truth = torch.cat(photographs)
+    with_own, with_shared = _psnr(native, truth), _psnr(own, truth)
+    CONSOLE.print(f"{line}; {with_own:.2f} dB and {with_shared:.2f} dB against the photographs.")
+    if with_own < BROKEN:
+        _warn(
+            f"The teacher looks broken: {with_own:.1f} dB against its own photographs. Look at its pictures "
+            "(ns-viewer, ns-render) before you distil it: collapsed colours, a wrong background colour and data that "
+            "is not its own are the usual reasons."
+        )
+    if with_own - with_shared > GAP:
+        _warn(f"The shared samples lose {with_own - with_shared:.2f} dB. {_advice(teacher, shared)}")
+
+
+def _view(teacher: FrozenTeacher, dataset: Any, index: int, renderer: RGBRenderer) -> _View:
+    rays = dataset.cameras[index : index + 1].to(teacher.device).generate_rays(camera_indices=0, keep_shape=True)
+    rays = rays.flatten()
+    chosen = torch.linspace(0, len(rays) - 1, min(PIXELS, len(rays)), device=teacher.device).long()
+    photograph = None
+    if dataset.has_photographs:
+        image = dataset.get_image_float32(index).to(teacher.device)
+        photograph = renderer.blend_background(image).flatten(0, 1)[chosen]
+    return _View(rays[chosen], teacher.render_rays(rays[chosen]), photograph)
+
+
+def _through(teacher: FrozenTeacher, shared: SharedSamples, views: list[_View], renderer: RGBRenderer) -> Tensor:
+    """The views' pixels through the shared samples."""
+    pixels = []
+    for view in views:
+        rendered = render_teacher(teacher, shared, view.rays, shift=0.5)
+        rgba = torch.cat([rendered.rgb / rendered.opacity.clamp_min(1e-6), rendered.opacity], dim=-1)
+        pixels.append(renderer.blend_background(rgba))
+    return torch.cat(pixels)
+
+
+def _advice(teacher: FrozenTeacher, shared: SharedSamples) -> str:
+    """Which option brings the shared samples closer to the teacher."""
+    if teacher.space.contracted:
+        return (
+            "The teacher contracts space, and what lies outside its scene box is left out for now. Inside it, try "
+            f"--pipeline.model.render-step-size {shared.step_size / 2:.4g}."
+        )
+    return (
+        f"Try --pipeline.model.render-step-size {shared.step_size / 2:.4g}, then a lower "
+        "--pipeline.occupancy-threshold, then a larger --pipeline.model.grid-resolution."
+    )
+
+
+def _psnr(image: Tensor, target: Tensor) -> float:
+    return float(-10 * torch.log10((image - target).square().mean().clamp_min(1e-10)))
+
+
+def _rounded(matrix: Tensor) -> str:
+    return str([[round(value, 4) for value in row] for row in matrix.tolist()])
+
+
+def _warn(message: str) -> None:
+    CONSOLE.print(f"[bold yellow]Warning: {message}")

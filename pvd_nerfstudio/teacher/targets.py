@@ -1,0 +1,138 @@
+"""Rays in, a part of the bank out: march through the grid, ask the teacher, composite, keep what matters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle
+from torch import Generator, Tensor
+
+from pvd_nerfstudio.data.views import concatenate
+from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
+from pvd_nerfstudio.teacher.adapters import Answer
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+
+BLOCKED = 1e-3
+"""A ray ends where less than this share of the light comes through."""
+
+
+@dataclass
+class SharedSamples:
+    """How rays become the samples that teacher and student share."""
+
+    grid: OccupancyGrid
+    near: float
+    far: float
+    step_size: float
+
+    def march(self, origins: Tensor, directions: Tensor, shift: Tensor | float = 0.0) -> PackedSamples:
+        """Samples of rays, `shift` (a share of a step, `[rays, 1]`) behind the near plane."""
+        near = torch.full_like(origins[:, :1], self.near) + shift * self.step_size
+        return self.grid.march(origins, directions, near, torch.full_like(near, self.far), self.step_size)
+
+
+@dataclass
+class Rendered:
+    """The teacher on a batch of rays."""
+
+    samples: PackedSamples
+    positions: Float[Tensor, "samples 3"]
+    directions: Float[Tensor, "samples 3"]
+    answer: Answer
+    weights: Float[Tensor, "samples 1"]
+    rgb: Float[Tensor, "rays 3"]
+    """Premultiplied with the opacity."""
+    opacity: Float[Tensor, "rays 1"]
+
+
+def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundle, shift: Tensor | float) -> Rendered:
+    """The teacher's picture of rays through the shared samples."""
+    origins, directions, count = rays.origins, rays.directions, len(rays)
+    samples = shared.march(origins, directions, shift)
+    if not len(samples):
+        nothing = origins.new_zeros(0, 1)
+        answer = Answer(nothing, origins.new_zeros(0, 3), None)
+        black, clear = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
+        return Rendered(samples, origins[:0], origins[:0], answer, nothing, black, clear)
+    positions = samples.positions(origins, directions)
+    seen_from = directions.index_select(0, samples.ray_indices)
+    answer = teacher.query(positions, seen_from)
+    lengths = samples.ends - samples.starts
+    weights = render_weights(answer.log_density.exp(), lengths, samples.ray_indices, count)
+    rgb = accumulate(weights, answer.rgb, samples.ray_indices, count)
+    opacity = accumulate(weights, None, samples.ray_indices, count)
+    return Rendered(samples, positions, seen_from, answer, weights, rgb, opacity)
+
+
+def ask_for_part(  # noqa: PLR0913
+    teacher: FrozenTeacher,
+    shared: SharedSamples,
+    draw_rays: Callable[[int, Generator], RayBundle],
+    rays_per_part: int,
+    points_per_part: int,
+    empty_share: float,
+    generator: Generator,
+    keep_features: bool = False,
+) -> BankPart:
+    """One part of the bank: rays that meet something, and the points on them that carry the picture.
+
+    Args:
+        teacher: who is asked.
+        shared: the samples.
+        draw_rays: gives any number of rays into the scene.
+        rays_per_part: rays in the part. Rays through empty space say nothing (the student has the same grid) and
+            are drawn again.
+        points_per_part: points in the part.
+        empty_share: share of the points drawn uniformly from all samples; the others by compositing weight.
+        generator: of all randomness.
+        keep_features: whether the features are kept, for the feature loss.
+    """
+    rays, shift = _rays_that_meet_something(shared, draw_rays, rays_per_part, generator)
+    rendered = render_teacher(teacher, shared, rays, shift)
+    index, ends = rendered.samples.ray_indices, rendered.samples.ends
+    through = 1 - rendered.opacity
+    lit = rendered.weights > BLOCKED
+    last = torch.full_like(through, 0.0)
+    last.scatter_reduce_(0, index[:, None], torch.where(lit, ends, 0.0), "amax")
+    end = torch.where(through < 10 * BLOCKED, last + 2 * shared.step_size, torch.inf)
+
+    weights = rendered.weights[:, 0].clamp_min(1e-8)
+    probability = (1 - empty_share) * weights / weights.sum() + empty_share / len(weights)
+    chosen = torch.multinomial(probability, points_per_part, replacement=True, generator=generator)
+    answer = rendered.answer
+    points = PointTargets(
+        positions=rendered.positions[chosen],
+        directions=rendered.directions[chosen],
+        log_density=answer.log_density[chosen],
+        rgb=answer.rgb[chosen],
+        weight=rendered.weights[chosen],
+        feature=answer.feature[chosen] if keep_features and answer.feature is not None else None,
+    )
+    targets = RayTargets(
+        origins=rays.origins, directions=rays.directions, rgb=rendered.rgb, opacity=rendered.opacity, end=end
+    )
+    return BankPart(rays=targets, points=points)
+
+
+def _rays_that_meet_something(
+    shared: SharedSamples, draw_rays: Callable[[int, Generator], RayBundle], count: int, generator: Generator
+) -> tuple[RayBundle, Tensor]:
+    """Rays with at least one sample, and the random shift of their samples, `[count, 1]`."""
+    kept_rays, kept_shift, found = [], [], 0
+    for _ in range(50):
+        rays = draw_rays(count, generator)
+        shift = torch.rand(count, 1, generator=generator, device=generator.device)
+        index = shared.march(rays.origins, rays.directions, shift).ray_indices.unique()[: count - found]
+        kept_rays.append(rays[index])
+        kept_shift.append(shift[index])
+        found += len(index)
+        if found == count:
+            return concatenate(kept_rays), torch.cat(kept_shift)
+    raise InputError(
+        "The cameras hardly see the teacher's occupied space. Does --data belong to the teacher's scene, and do "
+        "--pipeline.model.near-plane and --pipeline.model.far-plane enclose it?"
+    )

@@ -1,0 +1,249 @@
+"""`ns-train pvd-distill`: its top-level options, what follows from them, and a trainer that never leaves half a file."""
+
+import sys
+import tempfile
+from dataclasses import dataclass, field, replace
+from math import cos, pi
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.external import TCNN_EXISTS
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig, unreadable
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.pipeline import DistillationPipelineConfig
+from pvd_nerfstudio.rendering.space import Space
+from pvd_nerfstudio.teacher.adapters import adapter_of
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run
+
+
+@dataclass
+class AdamWOptimizerConfig(AdamOptimizerConfig):
+    """AdamW as the papers set it."""
+
+    _target: type = torch.optim.AdamW
+    lr: float = 0.0
+    """The learning rate; 0: what suits the student."""
+    eps: float = 1e-15
+    """The epsilon value to use."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the running means of gradient and squared gradient."""
+
+
+@dataclass
+class CosineSchedulerConfig(SchedulerConfig):
+    """Cosine from the learning rate to `lr_final` at the end of the run."""
+
+    _target: type = field(default_factory=lambda: CosineScheduler)
+    lr_final: float = 7e-5
+    """The learning rate at the end."""
+    warmup_steps: int = 100
+    """Steps of linear growth at the start."""
+    max_steps: int = 0
+    """Length of the run; 0: --max-num-iterations."""
+
+
+class CosineScheduler(Scheduler):
+    """nerfstudio's own saves numpy numbers, which its loaders refuse on torch 2.6 and later; this one does not."""
+
+    config: CosineSchedulerConfig
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
+        """The schedule, a function of the step alone."""
+        config = self.config
+
+        def factor(step: int) -> float:
+            progress = min(1.0, step / max(1, config.max_steps))
+            floor = min(1.0, config.lr_final / lr_init)
+            warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+            return warm * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)
+
+        return LambdaLR(optimizer, lr_lambda=factor)
+
+
+LEARNING_RATES = {"mlp": 1e-3, "hash": 1e-2}
+"""What suits each student."""
+ITERATIONS = {"mlp": 20000, "hash": 10000}
+"""Steps of a run when the user names none."""
+
+
+@dataclass
+class PVDTrainerConfig(TrainerConfig):
+    """Options of `ns-train pvd-distill`; what is left out is taken from the teacher's run."""
+
+    _target: type = field(default_factory=lambda: PVDTrainer)
+    teacher_checkpoint: Path | None = None
+    """The trained run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
+    student: Literal["mlp", "hash"] = "mlp"
+    """Architecture to convert to."""
+    max_num_iterations: int = 0
+    """Steps of the whole run, a resumed one's earlier part included; 0: what suits the student."""
+    pipeline: DistillationPipelineConfig = field(default_factory=DistillationPipelineConfig)
+    """Pipeline configuration"""
+
+    def __post_init__(self) -> None:
+        """Fill in what the teacher's run says, before anything is built or written."""
+        resumes = self.load_dir is not None or self.load_checkpoint is not None
+        if self.teacher_checkpoint is None and not resumes:
+            return  # nerfstudio's registry and --help; training itself asks for a teacher
+        if self.machine.device_type == "cuda" and not torch.cuda.is_available():
+            CONSOLE.print("No CUDA GPU here: training on the CPU.")
+            self.machine = replace(self.machine, device_type="cpu")
+        try:
+            if resumes:
+                self._take_over_own_run()
+            else:
+                assert self.teacher_checkpoint is not None
+                self._take_over_teacher(find_run(self.teacher_checkpoint))
+            self._resolve()
+        except InputError as error:
+            stop(error)
+
+    def _take_over_teacher(self, run: TeacherRun) -> None:
+        """What the user left open, from the teacher's run."""
+        pipeline, model = self.pipeline, self.pipeline.model
+        pipeline.teacher = run.checkpoint_path
+        teacher = run.config.pipeline
+        space = adapter_of(teacher.model).space(teacher.model)
+        self._choose_data(teacher.datamanager.dataparser, space)  # type: ignore[attr-defined]
+        for name, value in (("near_plane", space.near), ("far_plane", space.far), ("contracted", space.contracted)):
+            if getattr(model, name) is None:
+                setattr(model, name, value)
+        if model.background_color is None:
+            blended = getattr(pipeline.datamanager.dataparser, "alpha_color", None)
+            plain = "white" if blended == "white" else "black"
+            model.background_color = plain if space.background == "last_sample" else space.background
+        model.student = self.student
+
+    def _choose_data(self, dataparser: DataParserConfig, space: Space) -> None:
+        """The teacher's dataparser unless there is another, with the path of `--data` if that is given."""
+        data = self.pipeline.datamanager
+        own = not isinstance(data.dataparser, TeacherDataParserConfig)
+        if not own:
+            data.dataparser = dataparser
+        place = self.data or data.data
+        if place is not None:
+            data.dataparser.data = place
+        problem = unreadable(data.dataparser) if own or place is not None else None
+        if problem is not None:
+            raise InputError(
+                f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
+                "Correct --data, or leave it out: the photographs are needed for evaluation alone."
+            )
+        data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
+
+    def _take_over_own_run(self) -> None:
+        """The student and the method of the run that is resumed; its teacher too, where it is still there."""
+        folder = self.load_dir if self.load_dir is not None else self.load_checkpoint
+        assert folder is not None
+        run = find_run(folder)
+        if not isinstance(run.config, PVDTrainerConfig):
+            raise InputError(f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill.")
+        previous = run.config
+        if self.teacher_checkpoint is not None:
+            previous.pipeline.teacher = find_run(self.teacher_checkpoint).checkpoint_path
+        elif previous.pipeline.teacher is not None and not previous.pipeline.teacher.is_file():
+            CONSOLE.print(f"[yellow]The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another.")
+            previous.pipeline.teacher = None
+        if self.data is not None:
+            previous.pipeline.datamanager.data = self.data
+        self.pipeline, self.optimizers, self.student = previous.pipeline, previous.optimizers, previous.student
+        self.machine = replace(self.machine, seed=previous.machine.seed)
+        self.experiment_name = self.experiment_name or previous.experiment_name
+        self.max_num_iterations = self.max_num_iterations or previous.max_num_iterations
+        CONSOLE.print(f"Resuming {run.config_path.parent}: its student and its method are taken over.")
+
+    def _resolve(self) -> None:
+        """Replace every `0: what suits` and `left out` by its value, so that config.yml says everything."""
+        pipeline, model = self.pipeline, self.pipeline.model
+        self.max_num_iterations = self.max_num_iterations or ITERATIONS[self.student]
+        pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
+        pipeline.distillation = pipeline.distillation.resolved()
+        group = self.optimizers["fields"]
+        group["optimizer"].lr = group["optimizer"].lr or LEARNING_RATES[self.student]
+        group["scheduler"].max_steps = self.max_num_iterations
+        if model.hash.implementation == "auto":
+            model.hash.implementation = "tcnn" if TCNN_EXISTS and self.machine.device_type == "cuda" else "torch"
+        if self.experiment_name is None:
+            self.experiment_name = Path(pipeline.datamanager.dataparser.data).stem or "unnamed"
+
+    def save_config(self) -> None:
+        """Nothing yet: the trainer writes config.yml once teacher and data have passed their checks."""
+
+
+class PVDTrainer(Trainer):
+    """nerfstudio's trainer, careful with what is on disk."""
+
+    config: PVDTrainerConfig
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build everything; write config.yml only when nothing was wrong."""
+        try:
+            self._refuse_to_overwrite()
+            if self.config.pipeline.steps == 0:
+                raise InputError("Which run is the teacher? Name it with --teacher-checkpoint PATH.")
+            super().setup(test_mode)
+        except InputError as error:
+            stop(error)
+        if self.local_rank == 0:
+            TrainerConfig.save_config(self.config)
+
+    def train(self) -> None:
+        """Train up to `max_num_iterations` steps in all; Ctrl-C saves what is there."""
+        total = self.config.max_num_iterations
+        self.config.max_num_iterations = max(0, total - self._start_step)
+        if self.config.max_num_iterations == 0:
+            CONSOLE.print(f"All {total} steps are done; --max-num-iterations sets a larger total.")
+        try:
+            super().train()
+        except KeyboardInterrupt:
+            if self.training_state != "completed":
+                self.save_checkpoint(self.step)
+                CONSOLE.print(
+                    f"\nInterrupted at step {self.step}; go on with\n"
+                    f"ns-train pvd-distill --load-dir {self.checkpoint_dir}"
+                )
+        finally:
+            self.config.max_num_iterations = total
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Save beside the old checkpoint and only then take its place: an interruption never costs both."""
+        final = self.checkpoint_dir
+        final.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".saving-") as folder:
+            self.checkpoint_dir = Path(folder)
+            try:
+                super().save_checkpoint(step)
+            finally:
+                self.checkpoint_dir = final
+            (saved,) = Path(folder).glob("*.ckpt")
+            saved.replace(final / saved.name)
+        if self.config.save_only_latest_checkpoint:
+            for old in final.glob("*.ckpt"):
+                if old.name != saved.name:
+                    old.unlink()
+
+    def _refuse_to_overwrite(self) -> None:
+        resumed = self.config.load_dir is not None and self.config.load_dir.resolve() == self.checkpoint_dir.resolve()
+        if not resumed and any(self.checkpoint_dir.glob("*.ckpt")):
+            raise InputError(
+                f"{self.base_dir} already holds a run. Choose another --timestamp or --experiment-name, "
+                f"or resume it with --load-dir {self.checkpoint_dir}."
+            )
+
+
+def stop(error: InputError) -> NoReturn:
+    """Say what is wrong, without a traceback, and end the program."""
+    CONSOLE.print(f"[bold red]{escape(str(error))}")
+    sys.exit(1)
