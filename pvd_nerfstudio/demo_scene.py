@@ -58,7 +58,7 @@ def _glaze(points: Array) -> Array:
     turn = np.arctan2(points[:, 1], points[:, 0]) * 9.0 / (2.0 * np.pi)
     height = np.abs(points[:, 2] + 0.02)
     diamond = np.abs(turn - np.round(turn)) / 0.42 + height / 0.14 < 1.0
-    line = np.abs(height - 0.2) < 0.025
+    line = np.abs(height - 0.2) < 0.025  # noqa: PLR2004
     return np.where((diamond | line)[:, None], (0.95, 0.62, 0.10), (0.02, 0.16, 0.42))
 
 
@@ -74,7 +74,7 @@ def _icing(points: Array) -> Array:
     """Dough below, pink icing with cream stripes above."""
     turn = np.arctan2(points[:, 1], points[:, 0])
     iced = points[:, 2] > 0.02 * np.sin(7.0 * turn)
-    stripe = np.sin(9.0 * turn + 12.0 * np.hypot(points[:, 0], points[:, 1])) > 0.55
+    stripe = np.sin(9.0 * turn + 12.0 * np.hypot(points[:, 0], points[:, 1])) > 0.55  # noqa: PLR2004
     icing = np.where(stripe[:, None], (0.95, 0.85, 0.6), (0.85, 0.14, 0.30))
     return np.where(iced[:, None], icing, (0.62, 0.36, 0.12))
 
@@ -259,7 +259,7 @@ def _spiral(count: int, phase: float) -> Array:
 # Writing
 
 
-def write_scene(  # noqa: PLR0913, PLR0917
+def write_scene(
     folder: Path,
     train: int = 60,
     val: int = 4,

@@ -16,6 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
+from pvd_nerfstudio.data.views import split_rays
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.stages import DistillationConfig, Stage
@@ -24,7 +25,7 @@ from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
-from pvd_nerfstudio.teacher.targets import SharedSamples, ask_for_part
+from pvd_nerfstudio.teacher.targets import SharedSamples, ask_for_part, render_teacher
 
 
 @dataclass
@@ -40,7 +41,7 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """The method: stages, losses and bank."""
     teacher: Path | None = None
     """The teacher's run; set it with --teacher-checkpoint."""
-    occupancy_threshold: float = 0.01
+    occupancy_threshold: float = 0.02
     """Opacity of one sample from which on a cell of the occupancy grid is kept."""
     inherit_color_head: bool = True
     """Start with the teacher's colour head where its shape fits."""
@@ -122,37 +123,50 @@ class DistillationPipeline(VanillaPipeline):
         return stage.weights.pixel * loss, -10 * torch.log10(error)
 
     def _ray_bundle(self, rays: RayTargets, generator: Generator) -> RayBundle:
-        """Rays that begin within the first step behind the near plane and end where the teacher lets no light on."""
+        """Rays over the part of them that the teacher shows; a share of them whole, lest things grow outside it.
+
+        Their samples are shifted by a random share of a step.
+        """
         student = self.student
-        shift = torch.rand(len(rays.origins), 1, generator=generator, device=generator.device)
         near, far = student.config.near_plane or 0.0, student.config.far_plane or 0.0
+        share, shift = torch.rand(2, len(rays.origins), 1, generator=generator, device=generator.device)
+        whole = share < (self.config.distillation.whole_rays or 0.0)
         return RayBundle(
             origins=rays.origins,
             directions=rays.directions,
             pixel_area=torch.zeros_like(shift),
-            nears=near + shift * student.step_size,
-            fars=rays.end.clamp(max=far),
+            nears=rays.start.masked_fill(whole, 0.0).clamp_min(near) + shift * student.step_size,
+            fars=rays.end.masked_fill(whole, torch.inf).clamp_max(far),
         )
 
     def _meet_teacher(self) -> None:
         """Load the teacher, check it, and hand the student its occupancy grid and its colour head."""
-        if self.config.teacher is None:
+        config, student, data = self.config, self.student, self.datamanager
+        if config.teacher is None:
             CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
             return
-        config, student = self.config, self.student
         teacher = FrozenTeacher(find_run(config.teacher), student.device)
-        if not self.datamanager.stands_in:
-            check_frame(teacher.run, self.datamanager.train_dataparser_outputs)
+        if not data.stands_in:
+            check_frame(teacher.run, data.train_dataparser_outputs)
         fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
-        shared = self._shared_samples()
-        background = student.renderer_rgb.background_color
-        check_pictures(teacher, shared, self.datamanager.eval_dataset, str(background))
-        if not self.datamanager.eval_dataset.has_photographs:
+        check_pictures(teacher, self._shared_samples(), data.eval_dataset, student.renderer_rgb)
+        if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
-            self.datamanager.eval_dataset.render = lambda view: self._teacher_view(view)
+            data.eval_dataset.render = self._teacher_view
         if config.inherit_color_head:
             self._inherit_color_head(teacher)
         self._teacher.append(teacher)
+
+    def _teacher_view(self, view: int) -> Tensor:
+        """The teacher's picture of an evaluation view, `[height, width, 3]`, in place of its photograph."""
+        cameras = self.datamanager.eval_dataset.cameras.to(self.student.device)
+        rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
+        shared = self._shared_samples()
+        pixels = [
+            render_teacher(self._teacher[0], shared, part, shift=0.5).over(self.student.renderer_rgb)
+            for part in split_rays(rays.flatten(), self.student.config.eval_num_rays_per_chunk)
+        ]
+        return torch.cat(pixels).view(*rays.shape, 3).cpu()
 
     def _inherit_color_head(self, teacher: FrozenTeacher) -> None:
         weights, head = teacher.color_head(), self.student.field.color_head
@@ -201,10 +215,13 @@ class DistillationPipeline(VanillaPipeline):
         """Pixels of photographs in place of the teacher's; without an alpha channel all are opaque."""
         rays, pixels = self.datamanager.draw_pixels(self.config.distillation.rays_per_part or 0, generator)
         opacity = pixels[:, 3:] if pixels.shape[1] > 3 else torch.ones_like(pixels[:, :1])  # noqa: PLR2004
-        far = torch.full_like(opacity, torch.inf)
-        return BankPart(RayTargets(rays.origins, rays.directions, pixels[:, :3] * opacity, opacity, far), None)
+        start, end = torch.zeros_like(opacity), torch.full_like(opacity, torch.inf)
+        targets = RayTargets(rays.origins, rays.directions, pixels[:, :3] * opacity, opacity, start, end)
+        return BankPart(targets, None)
 
-    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
         """nerfstudio's, and at the end the teacher's share of the time."""
         report = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._report_time)
         return [*super().get_training_callbacks(training_callback_attributes), report]

@@ -1,4 +1,4 @@
-"""`ns-train pvd-distill`: its top-level options, what follows from them, and a trainer that never leaves half a file."""
+"""`ns-train pvd-distill`: its top-level options, what follows from them, and a trainer that leaves no half files."""
 
 import sys
 import tempfile
@@ -38,6 +38,8 @@ class AdamWOptimizerConfig(AdamOptimizerConfig):
     """The epsilon value to use."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the running means of gradient and squared gradient."""
+    fused: bool = True
+    """Update all weights in one kernel, on either device."""
 
 
 @dataclass
@@ -71,19 +73,13 @@ class CosineScheduler(Scheduler):
         return LambdaLR(optimizer, lr_lambda=factor)
 
 
-LEARNING_RATES = {"mlp": 1e-3, "hash": 1e-2}
-"""What suits each student."""
-ITERATIONS = {"mlp": 20000, "hash": 10000}
-"""Steps of a run when the user names none."""
-
-
 @dataclass
 class PVDTrainerConfig(TrainerConfig):
     """Options of `ns-train pvd-distill`; what is left out is taken from the teacher's run."""
 
     _target: type = field(default_factory=lambda: PVDTrainer)
     teacher_checkpoint: Path | None = None
-    """The trained run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
+    """The run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
     student: Literal["mlp", "hash"] = "mlp"
     """Architecture to convert to."""
     max_num_iterations: int = 0
@@ -153,7 +149,9 @@ class PVDTrainerConfig(TrainerConfig):
         if self.teacher_checkpoint is not None:
             previous.pipeline.teacher = find_run(self.teacher_checkpoint).checkpoint_path
         elif previous.pipeline.teacher is not None and not previous.pipeline.teacher.is_file():
-            CONSOLE.print(f"[yellow]The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another.")
+            CONSOLE.print(
+                f"[yellow]The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another."
+            )
             previous.pipeline.teacher = None
         if self.data is not None:
             previous.pipeline.datamanager.data = self.data
@@ -166,11 +164,11 @@ class PVDTrainerConfig(TrainerConfig):
     def _resolve(self) -> None:
         """Replace every `0: what suits` and `left out` by its value, so that config.yml says everything."""
         pipeline, model = self.pipeline, self.pipeline.model
-        self.max_num_iterations = self.max_num_iterations or ITERATIONS[self.student]
+        self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
         pipeline.distillation = pipeline.distillation.resolved()
         group = self.optimizers["fields"]
-        group["optimizer"].lr = group["optimizer"].lr or LEARNING_RATES[self.student]
+        group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate
         group["scheduler"].max_steps = self.max_num_iterations
         if model.hash.implementation == "auto":
             model.hash.implementation = "tcnn" if TCNN_EXISTS and self.machine.device_type == "cuda" else "torch"

@@ -29,7 +29,7 @@ class TeacherDataParserConfig(DataParserConfig):
     """The data set that the teacher was trained on; `--data` replaces its path."""
 
 
-DataParserUnion: Any = tyro.conf.OmitSubcommandPrefixes[
+DataParserUnion = tyro.conf.OmitSubcommandPrefixes[
     tyro.extras.subcommand_type_from_defaults(
         {"teacher-data": TeacherDataParserConfig(), **all_dataparsers, "orbit-data": OrbitDataParserConfig()},
         prefix_names=False,

@@ -83,7 +83,12 @@ def like(cameras: Cameras, camera_to_worlds: Float[Tensor, "views 3 4"]) -> Came
     distortion = cameras.distortion_params
     return Cameras(
         camera_to_worlds=camera_to_worlds,
-        **{name: getattr(cameras, name)[:1].expand(count, 1) for name in ("fx", "fy", "cx", "cy", "width", "height")},
+        fx=cameras.fx[:1].expand(count, 1),
+        fy=cameras.fy[:1].expand(count, 1),
+        cx=cameras.cx[:1].expand(count, 1),
+        cy=cameras.cy[:1].expand(count, 1),
+        width=cameras.width[:1].expand(count, 1),
+        height=cameras.height[:1].expand(count, 1),
         distortion_params=None if distortion is None else distortion[:1].expand(count, -1),
         camera_type=cameras.camera_type[:1].expand(count, 1),
     )
@@ -96,5 +101,13 @@ def _between_percentiles(values: Tensor, count: int, generator: Generator) -> Te
 
 def concatenate(bundles: list[RayBundle]) -> RayBundle:
     """Several bundles in one."""
-    names = ("origins", "directions", "pixel_area")
-    return RayBundle(**{name: torch.cat([getattr(bundle, name) for bundle in bundles]) for name in names})
+    return RayBundle(
+        origins=torch.cat([bundle.origins for bundle in bundles]),
+        directions=torch.cat([bundle.directions for bundle in bundles]),
+        pixel_area=torch.cat([bundle.pixel_area for bundle in bundles]),
+    )
+
+
+def split_rays(rays: RayBundle, size: int) -> list[RayBundle]:
+    """A bundle in parts of at most `size` rays."""
+    return [rays[start : start + size] for start in range(0, len(rays), size)]

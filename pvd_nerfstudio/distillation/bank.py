@@ -24,8 +24,10 @@ class RayTargets:
     rgb: Float[Tensor, "rays 3"]
     """Premultiplied with the opacity: no background."""
     opacity: Float[Tensor, "rays 1"]
+    start: Float[Tensor, "rays 1"]
+    """Distance up to which the teacher shows nothing."""
     end: Float[Tensor, "rays 1"]
-    """Distance beyond which the teacher lets no light through; infinite where it does."""
+    """Distance from which on the teacher shows nothing."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ points, then pixels. `pvd` is that schedule with the paper's numbers; `bank` is 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DistillationConfig:
     """The method's numbers. Those that are left out are the preset's."""
 
     preset: Literal["bank", "pvd"] = "bank"
-    """bank: learn from a bank of the teacher's answers. pvd: the paper's losses and schedule, teacher asked each step."""
+    """bank: learn from a bank of the teacher's answers. pvd: the paper's losses and schedule, new answers each step."""
     feature_end: float | None = None
     """End of the first stage (features alone), as a share of the run."""
     point_end: float | None = None
@@ -66,6 +66,8 @@ class DistillationConfig:
     """Points that a step draws from the bank."""
     rays_per_step: int | None = None
     """Rays that a step draws from the bank."""
+    whole_rays: float | None = None
+    """Share of those rays that are sampled over their whole length, not only where the teacher shows something."""
     rays_per_part: int | None = None
     """Rays that the teacher is asked about at a time."""
     points_per_part: int | None = None
@@ -99,8 +101,13 @@ class DistillationConfig:
         )
 
     def _point_weights(self, scale: float, pixel: float = 0.0) -> LossWeights:
-        names = ("feature", "log_density", "opacity", "color")
-        return LossWeights(**{name: scale * self._number(f"{name}_weight") for name in names}, pixel=pixel)
+        return LossWeights(
+            feature=scale * self._number("feature_weight"),
+            log_density=scale * self._number("log_density_weight"),
+            opacity=scale * self._number("opacity_weight"),
+            color=scale * self._number("color_weight"),
+            pixel=pixel,
+        )
 
     def _number(self, name: str) -> float:
         value = getattr(self, name)
@@ -108,7 +115,7 @@ class DistillationConfig:
         return value
 
 
-PRESETS: dict[str, dict[str, float | int | str]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "bank": {
         "feature_end": 0.0,
         "point_end": 0.4,
@@ -121,11 +128,12 @@ PRESETS: dict[str, dict[str, float | int | str]] = {
         "norm": "mean",
         "points_per_step": 8192,
         "rays_per_step": 1024,
-        "rays_per_part": 8192,
+        "whole_rays": 0.1,
+        "rays_per_part": 4096,
         "points_per_part": 32768,
-        "parts": 64,
+        "parts": 128,
         "first_parts": 8,
-        "refresh_every": 100,
+        "refresh_every": 50,
         "empty_share": 0.2,
     },
     # PVD's supplement: stage ends 2,000, 5,000 and 30,000; 4,096 rays a step; loss weights 2e-3 and 1.
@@ -141,6 +149,7 @@ PRESETS: dict[str, dict[str, float | int | str]] = {
         "norm": "frobenius",
         "points_per_step": 32768,
         "rays_per_step": 4096,
+        "whole_rays": 1.0,
         "rays_per_part": 4096,
         "points_per_part": 32768,
         "parts": 1,

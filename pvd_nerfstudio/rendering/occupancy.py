@@ -100,6 +100,7 @@ class OccupancyGrid(nn.Module):
                 far_planes=far[:, 0],
                 step_size=step_size,
             )
+            assert samples.ray_indices is not None
             starts = intervals.vals[intervals.is_left][:, None]
             ends = intervals.vals[intervals.is_right][:, None]
             return PackedSamples(samples.ray_indices, starts, ends)
@@ -131,7 +132,10 @@ class OccupancyGrid(nn.Module):
 
 def _box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor, Tensor]:
     """Distances at which rays enter and leave a box, `[rays, 1]` each; they leave before they enter when they miss."""
-    safe = torch.where(directions.abs() < 1e-9, torch.full_like(directions, 1e-9), directions)
+    tiny = torch.finfo(directions.dtype).eps
+    safe = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
+        directions.abs() < torch.finfo(directions.dtype).eps, torch.full_like(directions, 1e-9), directions
+    )
     planes = torch.stack([(aabb[0] - origins) / safe, (aabb[1] - origins) / safe])
     return planes.amin(dim=0).amax(dim=-1, keepdim=True), planes.amax(dim=0).amin(dim=-1, keepdim=True)
 

@@ -136,5 +136,3 @@ def point_samples(positions: Float[Tensor, "points 3"], directions: Float[Tensor
     zero = torch.zeros_like(positions[:, :1])
     frustums = Frustums(origins=positions, directions=directions, starts=zero, ends=zero, pixel_area=zero)
     return RaySamples(frustums=frustums, camera_indices=zero.long())
-
-

@@ -76,19 +76,18 @@ class _View:
     photograph: Tensor | None
 
 
-def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, background: str) -> None:
+def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, renderer: RGBRenderer) -> None:
     """Print how well the teacher shows its scene, natively and through the shared samples; warn where it does not.
 
     Args:
         teacher: the teacher.
         shared: the samples of teacher and student.
         dataset: evaluation views, with photographs or without.
-        background: what the student shows where nothing is hit.
+        renderer: says what the student shows where nothing is hit.
     """
-    renderer = RGBRenderer(background_color=background)  # type: ignore[arg-type]
     views = [_view(teacher, dataset, index, renderer) for index in {0, len(dataset) // 2}]
     native = torch.cat([view.native for view in views])
-    own = _through(teacher, shared, views, renderer)
+    own = torch.cat([render_teacher(teacher, shared, view.rays, shift=0.5).over(renderer) for view in views])
     photographs = [view.photograph for view in views if view.photograph is not None]
     line = f"Teacher on {len(views)} views: {_psnr(own, native):.1f} dB between its own samples and the shared ones"
     if len(photographs) < len(views):
@@ -118,16 +117,6 @@ def _view(teacher: FrozenTeacher, dataset: Any, index: int, renderer: RGBRendere
         image = dataset.get_image_float32(index).to(teacher.device)
         photograph = renderer.blend_background(image).flatten(0, 1)[chosen]
     return _View(rays[chosen], teacher.render_rays(rays[chosen]), photograph)
-
-
-def _through(teacher: FrozenTeacher, shared: SharedSamples, views: list[_View], renderer: RGBRenderer) -> Tensor:
-    """The views' pixels through the shared samples."""
-    pixels = []
-    for view in views:
-        rendered = render_teacher(teacher, shared, view.rays, shift=0.5)
-        rgba = torch.cat([rendered.rgb / rendered.opacity.clamp_min(1e-6), rendered.opacity], dim=-1)
-        pixels.append(renderer.blend_background(rgba))
-    return torch.cat(pixels)
 
 
 def _advice(teacher: FrozenTeacher, shared: SharedSamples) -> str:

@@ -9,6 +9,7 @@ from unittest import mock
 
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
@@ -97,6 +98,11 @@ class FrozenTeacher:
         """The teacher's own picture of rays, with its own samples."""
         with self._asked():
             return torch.cat([self.model(rays[i : i + chunk])["rgb"] for i in range(0, len(rays), chunk)])
+
+    def render(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
+        """The teacher's own picture of one camera."""
+        rays = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True)
+        return self.render_rays(rays.flatten()).view(*rays.shape, 3)
 
     @contextmanager
     def _asked(self) -> Iterator[None]:

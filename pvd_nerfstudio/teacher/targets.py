@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.views import concatenate
@@ -16,8 +17,8 @@ from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.teacher.adapters import Answer
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
-BLOCKED = 1e-3
-"""A ray ends where less than this share of the light comes through."""
+VISIBLE = 3e-3
+"""Compositing weight from which on a sample can be seen."""
 
 
 @dataclass
@@ -48,6 +49,11 @@ class Rendered:
     """Premultiplied with the opacity."""
     opacity: Float[Tensor, "rays 1"]
 
+    def over(self, renderer: RGBRenderer) -> Float[Tensor, "rays 3"]:
+        """The pixels, over the background that a renderer shows in evaluation."""
+        rgba = torch.cat([self.rgb / self.opacity.clamp_min(1e-6), self.opacity], dim=-1)
+        return renderer.blend_background(rgba)
+
 
 def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundle, shift: Tensor | float) -> Rendered:
     """The teacher's picture of rays through the shared samples."""
@@ -68,7 +74,7 @@ def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundl
     return Rendered(samples, positions, seen_from, answer, weights, rgb, opacity)
 
 
-def ask_for_part(  # noqa: PLR0913
+def ask_for_part(
     teacher: FrozenTeacher,
     shared: SharedSamples,
     draw_rays: Callable[[int, Generator], RayBundle],
@@ -93,13 +99,6 @@ def ask_for_part(  # noqa: PLR0913
     """
     rays, shift = _rays_that_meet_something(shared, draw_rays, rays_per_part, generator)
     rendered = render_teacher(teacher, shared, rays, shift)
-    index, ends = rendered.samples.ray_indices, rendered.samples.ends
-    through = 1 - rendered.opacity
-    lit = rendered.weights > BLOCKED
-    last = torch.full_like(through, 0.0)
-    last.scatter_reduce_(0, index[:, None], torch.where(lit, ends, 0.0), "amax")
-    end = torch.where(through < 10 * BLOCKED, last + 2 * shared.step_size, torch.inf)
-
     weights = rendered.weights[:, 0].clamp_min(1e-8)
     probability = (1 - empty_share) * weights / weights.sum() + empty_share / len(weights)
     chosen = torch.multinomial(probability, points_per_part, replacement=True, generator=generator)
@@ -112,10 +111,27 @@ def ask_for_part(  # noqa: PLR0913
         weight=rendered.weights[chosen],
         feature=answer.feature[chosen] if keep_features and answer.feature is not None else None,
     )
-    targets = RayTargets(
-        origins=rays.origins, directions=rays.directions, rgb=rendered.rgb, opacity=rendered.opacity, end=end
-    )
+    start, end = _visible_span(rendered.samples, rendered.weights, margin=2 * shared.step_size)
+    targets = RayTargets(rays.origins, rays.directions, rendered.rgb, rendered.opacity, start, end)
     return BankPart(rays=targets, points=points)
+
+
+def _visible_span(
+    samples: PackedSamples, weights: Float[Tensor, "samples 1"], margin: float
+) -> tuple[Float[Tensor, "rays 1"], Float[Tensor, "rays 1"]]:
+    """Where the samples of each ray that can be seen begin and end; the whole ray where none can.
+
+    Every ray must have a sample.
+    """
+    index, count = samples.ray_indices[:, None], int(samples.ray_indices[-1]) + 1
+    seen = weights > VISIBLE
+    nothing = samples.starts.new_zeros(count, 1)
+    start = torch.full_like(nothing, torch.inf).scatter_reduce(
+        0, index, samples.starts.masked_fill(~seen, torch.inf), "amin"
+    )
+    end = nothing.scatter_reduce(0, index, samples.ends.masked_fill(~seen, 0.0), "amax")
+    empty = end == 0
+    return (start - margin).masked_fill(empty, 0.0), (end + margin).masked_fill(empty, torch.inf)
 
 
 def _rays_that_meet_something(

@@ -1,4 +1,4 @@
-"""What every student field is: a shallow block (position to feature) and a deep block (feature, direction to colour)."""
+"""What every student field is: a shallow block (position to feature) and a deep one (feature, direction to colour)."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -32,6 +32,16 @@ class FieldConfig(InstantiateConfig):
     """Layers of the colour head, the output included."""
     color_width: int = 64
     """Width of the colour head's hidden layers."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate that suits these sizes."""
+        return 1e-2
+
+    @property
+    def iterations(self) -> int:
+        """Steps of a run when the user names none."""
+        return 20000
 
 
 class StudentField(Field):

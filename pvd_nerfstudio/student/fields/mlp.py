@@ -22,6 +22,15 @@ class MLPFieldConfig(FieldConfig):
     num_frequencies: int = 10
     """Octaves of the positional encoding."""
 
+    @property
+    def learning_rate(self) -> float:
+        """Wide networks take smaller steps: 8e-3 at 128, 4e-3 at 256."""
+        return 1.0 / self.hidden_dim
+
+    @property
+    def iterations(self) -> int:
+        return 30000
+
 
 class MLPField(StudentField):
     """Positional encoding and trunk with a skip connection half way (Mildenhall et al., NeRF, section 5)."""

@@ -1,0 +1,114 @@
+"""A tiny scene, a teacher of it and one distilled run, made once for all tests."""
+
+import copy
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion, all_methods
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.models.nerfacto import NerfactoModelConfig
+
+from pvd_nerfstudio.demo import train
+from pvd_nerfstudio.demo_scene import write_scene
+from pvd_nerfstudio.teacher.frozen import no_lpips
+
+warnings.filterwarnings("ignore")
+torch.set_num_threads(2)
+
+SMALL = (
+    *("--pipeline.model.mlp.num-layers", "3", "--pipeline.model.mlp.hidden-dim", "32"),
+    *("--pipeline.model.hash.log2-hashmap-size", "12", "--pipeline.model.hash.num-levels", "6"),
+    *("--pipeline.model.hash.max-res", "64", "--pipeline.model.grid-resolution", "32"),
+    *("--pipeline.model.render-step-size", "0.05"),
+    *("--pipeline.distillation.rays-per-part", "256", "--pipeline.distillation.points-per-part", "512"),
+    *("--pipeline.distillation.rays-per-step", "64", "--pipeline.distillation.points-per-step", "256"),
+    *("--pipeline.distillation.first-parts", "2", "--pipeline.distillation.refresh-every", "4"),
+    *("--machine.device-type", "cpu"),
+)
+"""Options that make a distillation step take milliseconds."""
+
+
+@dataclass
+class Run:
+    """A trained run on disk."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yml"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "nerfstudio_models"
+
+
+def distil_config(output: Path, *options: str, name: str = "run") -> TrainerConfig:
+    """What `ns-train pvd-distill` makes of its options, quiet."""
+    config = tyro.cli(AnnotatedBaseConfigUnion, args=["pvd-distill", *SMALL, *options])
+    return quiet(config, output, name)
+
+
+def quiet(config: TrainerConfig, output: Path, name: str) -> TrainerConfig:
+    config.output_dir, config.experiment_name, config.timestamp = output, "scene", name
+    config.machine.device_type = "cpu"
+    config.vis, config.logging.local_writer.enable = "tensorboard", False
+    config.viewer.quit_on_train_completion = True
+    return config
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's scene, a few small views of it."""
+    folder = tmp_path_factory.mktemp("data") / "teapot"
+    write_scene(folder, train=12, val=2, test=2, size=40)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """nerfacto, trained just long enough to have a density that is worth a grid."""
+    config: TrainerConfig = copy.deepcopy(all_methods["nerfacto"])  # type: ignore[assignment]
+    config.pipeline.datamanager = VanillaDataManagerConfig(
+        dataparser=BlenderDataParserConfig(data=scene, alpha_color=None), train_num_rays_per_batch=512
+    )
+    config.pipeline.model = NerfactoModelConfig(
+        implementation="torch",
+        near_plane=2.0,
+        far_plane=6.0,
+        disable_scene_contraction=True,
+        background_color="random",
+        camera_optimizer=CameraOptimizerConfig(mode="off"),
+        log2_hashmap_size=12,
+        max_res=64,
+        num_levels=6,
+        num_proposal_iterations=1,
+        num_proposal_samples_per_ray=(32,),
+        num_nerf_samples_per_ray=16,
+        proposal_net_args_list=[{"hidden_dim": 16, "log2_hashmap_size": 12, "num_levels": 4, "max_res": 32}],
+        proposal_initial_sampler="uniform",
+        distortion_loss_mult=0.0,
+    )
+    config.max_num_iterations = 150
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
+    with no_lpips():
+        folder, _ = train(quiet(config, tmp_path_factory.mktemp("teacher"), "teacher"), lambda share: None)
+    return Run(folder)
+
+
+@pytest.fixture(scope="session")
+def student(teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A short distillation of the teacher into an MLP."""
+    output = tmp_path_factory.mktemp("student")
+    folder, _ = train(
+        distil_config(output, "--teacher-checkpoint", str(teacher.config), "--max-num-iterations", "60"),
+        lambda share: None,
+    )
+    return Run(folder)

@@ -1,0 +1,181 @@
+"""What the user gets wrong stops before any work, says what and where, and leaves the disk as it was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import Run, distil_config, quiet
+from nerfstudio.engine.trainer import TrainerConfig
+
+from pvd_nerfstudio.teacher.safe_yaml import load_config
+
+
+@pytest.fixture()
+def copied(teacher: Run, tmp_path: Path) -> Run:
+    """A teacher that a test may break."""
+    folder = tmp_path / "teacher"
+    shutil.copytree(teacher.folder, folder)
+    return Run(folder)
+
+
+def checkpoint_of(run: Run) -> Path:
+    return next(run.checkpoints.glob("*.ckpt"))
+
+
+def change_state(run: Run, change) -> None:
+    path = checkpoint_of(run)
+    content = torch.load(path, weights_only=False)
+    change(content["pipeline"])
+    torch.save(content, path)
+
+
+def refused(output: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """Run the command as far as it goes; it must stop with a message and write nothing."""
+    with pytest.raises(SystemExit) as stopped:
+        config = distil_config(output, *options)
+        config.save_config()
+        config.setup(local_rank=0, world_size=1).setup()
+    assert stopped.value.code not in (0, None)
+    assert not output.exists(), "nothing is written when the command stops"
+    printed = capsys.readouterr()
+    return " ".join((printed.out + printed.err).split())
+
+
+def test_no_such_path(tmp_path: Path, capsys) -> None:
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(tmp_path / "nowhere"))
+    assert "does not exist" in said
+
+
+def test_no_teacher_at_all(tmp_path: Path, capsys) -> None:
+    assert "--teacher-checkpoint" in refused(tmp_path / "out", capsys)
+
+
+def test_unknown_student_lists_the_choices(teacher: Run, tmp_path: Path, capsys) -> None:
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(teacher.folder), "--student", "marble")
+    assert "mlp" in said and "hash" in said
+
+
+def test_checkpoint_that_does_not_fit_its_config(copied: Run, tmp_path: Path, capsys) -> None:
+    def change(state: dict) -> None:
+        state["_model.field.surplus"] = state.pop("_model.field.mlp_head.layers.0.weight")
+
+    change_state(copied, change)
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder))
+    assert "field.mlp_head.layers.0.weight" in said and "field.surplus" in said
+
+
+def test_config_of_another_size(copied: Run, tmp_path: Path, capsys) -> None:
+    copied.config.write_text(copied.config.read_text().replace("hidden_dim_color: 64", "hidden_dim_color: 32"))
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder))
+    assert "does not fit" in said and "mlp_head" in said
+
+
+def test_checkpoint_of_tiny_cuda_nn(copied: Run, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("pvd_nerfstudio.teacher.frozen.TCNN_EXISTS", False)
+
+    def change(state: dict) -> None:
+        for key in [key for key in state if key.startswith("_model.field.mlp_base")]:
+            del state[key]
+        state["_model.field.mlp_base.model.params"] = torch.zeros(100)
+
+    change_state(copied, change)
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder))
+    assert "tiny-cuda-nn" in said and "--pipeline.model.implementation torch" in said
+
+
+def test_nan_in_the_weights(copied: Run, tmp_path: Path, capsys) -> None:
+    def change(state: dict) -> None:
+        state["_model.field.mlp_head.layers.0.bias"][3] = torch.nan
+
+    change_state(copied, change)
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder))
+    assert "NaN" in said and "field.mlp_head.layers.0.bias" in said
+
+
+def test_teacher_without_density(copied: Run, tmp_path: Path, capsys) -> None:
+    def change(state: dict) -> None:
+        name = next(key for key in state if key.startswith("_model.field.mlp_base") and key.endswith("layers.1.bias"))
+        state[name][0] = -100.0
+
+    change_state(copied, change)
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder))
+    assert "no density" in said
+
+
+def test_hostile_config_runs_nothing(copied: Run, tmp_path: Path, capsys) -> None:
+    marker = tmp_path / "marker"
+    copied.config.write_text(f"!!python/object/apply:os.system ['touch {marker}']\n")
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder))
+    assert "os.system" in said and not marker.exists()
+
+
+def test_data_in_another_frame(teacher: Run, scene: Path, copied: Run, tmp_path: Path, capsys) -> None:
+    path = copied.folder / "dataparser_transforms.json"
+    frame = json.loads(path.read_text())
+    frame["scale"] = 0.5
+    path.write_text(json.dumps(frame))
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder), "--data", str(scene))
+    assert "frame" in said and "0.5" in said and str(scene.name) in said and "dataparser_transforms.json" in said
+
+
+def test_data_that_is_named_must_be_there(teacher: Run, tmp_path: Path, capsys) -> None:
+    missing = tmp_path / "typo"
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(teacher.folder), "--data", str(missing))
+    assert "typo" in said and "--data" in said
+
+
+def test_teacher_of_a_family_that_is_not_known(copied: Run, tmp_path: Path, capsys) -> None:
+    from nerfstudio.configs.method_configs import all_methods  # noqa: PLC0415
+
+    config = load_config(copied.config)
+    config.pipeline.model = all_methods["vanilla-nerf"].pipeline.model
+    copied.config.write_text(yaml.dump(config))
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder))
+    assert "VanillaModelConfig" in said and "nerfacto" in said
+
+
+def test_an_existing_run_is_not_overwritten(student: Run, teacher: Run, capsys) -> None:
+    before = {path: path.stat().st_mtime_ns for path in student.folder.rglob("*")}
+    config = distil_config(student.folder.parents[2], "--teacher-checkpoint", str(teacher.folder))
+    assert config.get_base_dir() == student.folder
+    config.save_config()
+    with pytest.raises(SystemExit):
+        config.setup(local_rank=0, world_size=1).setup()
+    assert "already holds a run" in " ".join(capsys.readouterr().out.split())
+    assert before == {path: path.stat().st_mtime_ns for path in student.folder.rglob("*")}
+
+
+def test_resuming_a_run_of_another_method(teacher: Run, tmp_path: Path, capsys) -> None:
+    said = refused(tmp_path / "out", capsys, "--load-dir", str(teacher.checkpoints))
+    assert "nerfacto" in said and "pvd-distill" in said
+
+
+def test_broken_teacher_is_called_so(copied: Run, tmp_path: Path, capsys) -> None:
+    def change(state: dict) -> None:
+        state["_model.field.mlp_head.layers.2.bias"] += 8.0
+
+    change_state(copied, change)
+    config = distil_config(tmp_path / "out", "--teacher-checkpoint", str(copied.folder), "--max-num-iterations", "4")
+    config.setup(local_rank=0, world_size=1).setup()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "looks broken" in said and "dB between" in said
+
+
+def test_coarse_samples_are_warned_about(teacher: Run, tmp_path: Path, capsys) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--pipeline.model.render-step-size", "0.4")
+    config = distil_config(tmp_path / "out", *options)
+    config.setup(local_rank=0, world_size=1).setup()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "shared samples lose" in said and "--pipeline.model.render-step-size 0.2" in said
+
+
+def test_cpu_is_used_without_a_gpu_and_said(teacher: Run, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = ("--teacher-checkpoint", str(teacher.folder), "--machine.device-type", "cuda")
+    config: TrainerConfig = distil_config(tmp_path / "out", *options)
+    assert config.machine.device_type == "cpu"
+    assert "training on the CPU" in capsys.readouterr().out
+    assert quiet(config, tmp_path, "x") is config

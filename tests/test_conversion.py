@@ -1,0 +1,219 @@
+"""A conversion from end to end on a tiny scene, and nerfstudio's own loaders on what comes out."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run, distil_config
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils.eval_utils import eval_setup
+
+from pvd_nerfstudio.demo import train
+from pvd_nerfstudio.pipeline import DistillationPipeline
+from pvd_nerfstudio.student.model import StudentModel
+from pvd_nerfstudio.teacher.checkpoint import find_run
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.trainer import PVDTrainer
+
+
+def start(config, step: int = 0) -> PVDTrainer:
+    """A trainer that has been set up."""
+    config.save_config()
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.setup()
+    return trainer
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    path = sorted((run / "nerfstudio_models").glob("*.ckpt"))[-1]
+    return torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
+
+
+@pytest.fixture()
+def moved(student: Run, teacher: Run, tmp_path: Path) -> Run:
+    """The student's run alone: its config says where it lies, its teacher is elsewhere."""
+    folder = tmp_path / student.folder.relative_to(student.folder.parents[2])
+    shutil.copytree(student.folder, folder)
+    text = (folder / "config.yml").read_text()
+    (folder / "config.yml").write_text(text.replace(student.folder.parents[2].name, tmp_path.name))
+    return Run(folder)
+
+
+def test_teacher_answers_as_its_own_field_does(teacher: Run) -> None:
+    frozen = FrozenTeacher(find_run(teacher.folder), "cpu")
+    positions = torch.rand(300, 3) * 2 - 1
+    directions = torch.nn.functional.normalize(torch.randn(300, 3), dim=-1)
+    answer = frozen.query(positions, directions, chunk=128)
+    torch.testing.assert_close(answer.log_density.exp(), frozen.density(positions), rtol=1e-4, atol=1e-6)
+    assert answer.feature is not None and answer.feature.shape == (300, 15)
+    assert frozen.seconds > 0
+    assert not frozen.model.training and not any(p.requires_grad for p in frozen.model.parameters())
+
+
+@pytest.mark.parametrize("appearance", [False, True])
+def test_inherited_colour_head_gives_the_teachers_colours(teacher: Run, appearance: bool, tmp_path: Path) -> None:
+    frozen = FrozenTeacher(find_run(teacher.folder), "cpu")
+    field = frozen.model.field
+    if appearance:
+        assert field.embedding_appearance is not None
+        torch.nn.init.normal_(field.embedding_appearance.embedding.weight)
+        field.use_average_appearance_embedding = True
+    config = distil_config(tmp_path, "--teacher-checkpoint", str(teacher.folder)).pipeline.model
+    student = config.setup(scene_box=frozen.model.scene_box, num_train_data=1)
+    weights = frozen.color_head()
+    assert weights is not None
+    student.field.color_head.load_state_dict(weights)
+    positions, directions = torch.rand(50, 3) - 0.5, torch.nn.functional.normalize(torch.randn(50, 3), dim=-1)
+    answer = frozen.query(positions, directions)
+    torch.testing.assert_close(student.field.deep(answer.feature, directions), answer.rgb, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "hash"])
+def test_distillation_brings_the_student_to_its_teacher(name: str, teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", name, "--max-num-iterations", "200")
+    trainer = start(distil_config(tmp_path, *options))
+    pipeline = trainer.pipeline
+    assert isinstance(pipeline, DistillationPipeline)
+    with torch.no_grad():
+        before = pipeline.get_train_loss_dict(119)[2]["psnr_teacher"]
+    trainer.train()
+    with torch.no_grad():
+        after = pipeline.get_train_loss_dict(119)[2]["psnr_teacher"]
+    assert after > before + 3
+
+
+def test_checkpoint_holds_field_and_grid_and_nothing_else(student: Run) -> None:
+    names = {key.split(".")[1] for key in weights_of(student.folder)}
+    assert names == {"field", "grid", "device_indicator_param"}
+
+
+def test_stock_loader_renders_the_same_without_the_teacher(moved: Run, student: Run) -> None:
+    pictures = []
+    for run in (student, moved):
+        _, pipeline, _, _ = eval_setup(run.config)
+        camera = pipeline.datamanager.eval_dataset.cameras[:1]
+        pictures.append(pipeline.model.get_outputs_for_camera(camera)["rgb"])
+        assert isinstance(pipeline.model, StudentModel)
+    assert torch.equal(*pictures)
+    assert pictures[0].std() > 0.05
+
+
+def test_metrics_have_nerfstudios_names(student: Run) -> None:
+    _, pipeline, _, _ = eval_setup(student.config)
+    assert isinstance(pipeline, VanillaPipeline)
+    metrics = pipeline.get_average_eval_image_metrics()
+    assert {"psnr", "ssim", "num_rays_per_sec", "fps"} <= set(metrics)
+    camera, batch = pipeline.datamanager.next_eval_image(0)
+    _, images = pipeline.model.get_image_metrics_and_images(pipeline.model.get_outputs_for_camera(camera), batch)
+    assert {"img", "accumulation", "depth"} == set(images)
+
+
+def test_exporter_gets_rays_and_a_real_alpha(student: Run) -> None:
+    _, pipeline, _, _ = eval_setup(student.config)
+    pipeline.datamanager.train_pixel_sampler.num_rays_per_batch = 500
+    rays, _ = pipeline.datamanager.next_train(0)
+    assert len(rays) == 500
+    with torch.no_grad():
+        rgba = pipeline.model.get_rgba_image(pipeline.model(rays))
+    assert rgba.shape == (500, 4)
+    assert rgba[:, 3].min() < 0.1
+    assert rgba[:, 3].max() > 0.5
+
+
+def test_resumed_run_goes_on_as_if_it_had_not_stopped(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "24")
+    straight, _ = train(distil_config(tmp_path, *options, name="straight"), lambda share: None)
+    first = start(distil_config(tmp_path, *options, name="first"))
+    stop_after(first, 11)
+    load = ("--load-dir", str(first.checkpoint_dir))
+    second, _ = train(distil_config(tmp_path, *load, name="second"), lambda share: None)
+    ours, theirs = weights_of(second), weights_of(straight)
+    assert (second / "nerfstudio_models" / "step-000000023.ckpt").is_file()
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=1e-5)
+
+
+def stop_after(trainer: PVDTrainer, last: int) -> None:
+    """Ctrl-C after a step."""
+    run = trainer.train_iteration
+
+    def interrupted(step: int):
+        if step == last + 1:
+            trainer.step = last
+            raise KeyboardInterrupt
+        return run(step)
+
+    trainer.train_iteration = interrupted  # type: ignore[method-assign]
+    trainer.train()
+
+
+def test_interruption_while_saving_leaves_the_old_checkpoint(teacher: Run, tmp_path: Path, monkeypatch) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "8")
+    trainer = start(distil_config(tmp_path, *options))
+    trainer.save_checkpoint(3)
+
+    def half(state, path, **_) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.save_checkpoint(5)
+    assert [path.name for path in trainer.checkpoint_dir.iterdir()] == ["step-000000003.ckpt"]
+    assert [path.name for path in trainer.base_dir.iterdir() if path.name.startswith(".saving")] == []
+    torch.load(trainer.checkpoint_dir / "step-000000003.ckpt", weights_only=True)
+
+
+def test_resuming_without_the_teacher_goes_on_from_the_photographs(moved: Run, tmp_path: Path) -> None:
+    text = moved.config.read_text()
+    assert "teacher" in text
+    config = moved.config.read_text().splitlines()
+    moved.config.write_text("\n".join(line.replace("step-000000149", "step-000000999") for line in config))
+    options = ("--load-dir", str(moved.checkpoints), "--max-num-iterations", "64")
+    trainer = start(distil_config(tmp_path / "resumed", *options))
+    assert trainer.pipeline.config.teacher is None
+    loss = trainer.pipeline.get_train_loss_dict(60)[1]
+    assert set(loss) == {"pixel_loss"}
+    trainer.train()
+    assert (trainer.checkpoint_dir / "step-000000063.ckpt").is_file()
+
+
+def test_conversion_runs_without_the_photographs(teacher: Run, scene: Path, tmp_path: Path) -> None:
+    hidden = scene.with_name("hidden")
+    scene.rename(hidden)
+    try:
+        options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "12")
+        options += ("--pipeline.datamanager.orbit.size", "24", "--pipeline.datamanager.orbit.views", "10")
+        trainer = start(distil_config(tmp_path, *options))
+        trainer.train()
+        metrics, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
+        assert 5 < metrics["psnr"] < 60
+        _, pipeline, _, _ = eval_setup(trainer.base_dir / "config.yml", test_mode="inference")
+        rgb = pipeline.model.get_outputs_for_camera(pipeline.datamanager.eval_dataset.cameras[:1])["rgb"]
+        assert rgb.std() > 0.01
+    finally:
+        hidden.rename(scene)
+
+
+def test_teachers_share_of_the_time_is_reported(teacher: Run, tmp_path: Path, capsys) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "4")
+    trainer = start(distil_config(tmp_path, *options))
+    trainer.train()
+    assert "The teacher took" in capsys.readouterr().out
+
+
+def test_a_student_is_a_teacher_too(student: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(student.folder), "--student", "hash", "--max-num-iterations", "4")
+    folder, _ = train(distil_config(tmp_path, *options), lambda share: None)
+    assert (folder / "nerfstudio_models" / "step-000000003.ckpt").is_file()
+
+
+def test_paper_preset_runs_with_its_features(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--pipeline.distillation.preset", "pvd")
+    trainer = start(distil_config(tmp_path, *options, "--max-num-iterations", "30"))
+    terms = [set(trainer.pipeline.get_train_loss_dict(step)[1]) for step in (0, 3, 20)]
+    assert terms[0] == {"feature_loss"}
+    assert terms[1] == {"feature_loss", "log_density_loss", "color_loss"}
+    assert terms[2] == terms[1] | {"pixel_loss"}

@@ -1,0 +1,118 @@
+"""The march and the compositing: against the dense definition, and the same on both devices."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+
+AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+
+
+def ball(positions: Tensor) -> Tensor:
+    return 50.0 * (positions.norm(dim=-1, keepdim=True) < 0.5).float()
+
+
+def rays(count: int = 64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    origins = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1) * 3
+    directions = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator) * 0.4 - origins, dim=-1)
+    near = 1.0 + 0.05 * torch.rand(count, 1, generator=generator)
+    return origins, directions, near, torch.full_like(near, 5.0)
+
+
+@pytest.fixture(scope="module")
+def grid() -> OccupancyGrid:
+    grid = OccupancyGrid(AABB, 32)
+    grid.fill(ball, threshold=1.0)
+    return grid
+
+
+def test_grid_keeps_what_is_dense_and_drops_what_is_empty(grid: OccupancyGrid) -> None:
+    points = torch.rand(20000, 3) * 2 - 1
+    distance = points.norm(dim=-1)
+    inside = grid.contains(points)
+    assert inside[distance < 0.5].all()
+    assert not inside[distance > 0.5 + math.sqrt(3) * 2 / 32].any()
+    assert not grid.contains(torch.tensor([[1.5, 0.0, 0.0], [0.0, -1.01, 0.0]])).any()
+
+
+def test_march_keeps_exactly_the_midpoints_in_occupied_cells(grid: OccupancyGrid) -> None:
+    origins, directions, near, far = rays()
+    step = 0.03
+    samples = grid.march(origins, directions, near, far, step)
+    number = torch.arange(200)
+    middle = near + (number + 0.5) * step
+    dense = grid.contains(origins[:, None] + middle[..., None] * directions[:, None]) & (middle < far)
+    ray, index = dense.nonzero(as_tuple=True)
+    assert torch.equal(samples.ray_indices, ray)
+    torch.testing.assert_close(samples.starts[:, 0], near[ray, 0] + index * step, atol=1e-5, rtol=0)
+    torch.testing.assert_close(samples.ends - samples.starts, torch.full_like(samples.starts, step), atol=1e-5, rtol=0)
+
+
+def test_march_ends_at_far_and_misses_give_nothing(grid: OccupancyGrid) -> None:
+    origins, directions, near, _ = rays()
+    samples = grid.march(origins, directions, near, torch.full_like(near, 2.6), 0.03)
+    assert len(samples) and samples.starts.max() + 0.015 < 2.6
+    assert not len(grid.march(origins, -directions, near, torch.full_like(near, 5.0), 0.03))
+
+
+def test_grid_survives_saving(grid: OccupancyGrid) -> None:
+    copy = OccupancyGrid(AABB, 32)
+    copy.load_state_dict(grid.state_dict())
+    origins, directions, near, far = rays()
+    assert torch.equal(
+        copy.march(origins, directions, near, far, 0.03).starts, grid.march(origins, directions, near, far, 0.03).starts
+    )
+
+
+def test_weights_are_those_of_each_ray_alone() -> None:
+    generator = torch.Generator().manual_seed(1)
+    counts = [5, 0, 1, 17, 3]
+    index = torch.repeat_interleave(torch.arange(5), torch.tensor(counts))
+    density = torch.rand(26, 1, generator=generator) * 30
+    lengths = torch.rand(26, 1, generator=generator) * 0.2
+    weights = render_weights(density, lengths, index, 5)
+    for ray in range(5):
+        mine = index == ray
+        if mine.any():
+            alpha = 1 - torch.exp(-density[mine] * lengths[mine])
+            through = torch.cumprod(torch.cat([torch.ones(1, 1), 1 - alpha[:-1]]), dim=0)
+            torch.testing.assert_close(weights[mine], through * alpha, atol=1e-6, rtol=1e-5)
+    opacity = accumulate(weights, None, index, 5)
+    assert opacity.shape == (5, 1) and opacity[1] == 0
+
+
+def test_weights_stay_exact_behind_many_opaque_rays() -> None:
+    index = torch.repeat_interleave(torch.arange(20000), 4)
+    density = torch.full((80000, 1), 1000.0)
+    density[-4:] = 1.0
+    weights = render_weights(density, torch.full_like(density, 0.1), index, 20000)
+    alpha = 1 - math.exp(-0.1)
+    expected = torch.tensor([[alpha * (1 - alpha) ** number] for number in range(4)])
+    torch.testing.assert_close(weights[-4:], expected, atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_of_the_weights() -> None:
+    index = torch.tensor([0, 0, 0, 2, 2])
+    lengths = torch.full((5, 1), 0.3, dtype=torch.float64)
+    density = torch.rand(5, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda value: render_weights(value, lengths, index, 3), density)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_both_devices_make_the_same_picture(grid: OccupancyGrid) -> None:
+    pictures = []
+    for device in ("cpu", "cuda"):
+        on_device = OccupancyGrid(AABB, 32).to(device)
+        on_device.load_state_dict(grid.state_dict())
+        origins, directions, near, far = (value.to(device) for value in rays(2048))
+        samples = on_device.march(origins, directions, near, far, 0.01)
+        positions = samples.positions(origins, directions)
+        weights = render_weights(ball(positions) / 10, samples.ends - samples.starts, samples.ray_indices, 2048)
+        pictures.append(accumulate(weights, (positions * 3).sin() / 2 + 0.5, samples.ray_indices, 2048).cpu())
+    torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)
