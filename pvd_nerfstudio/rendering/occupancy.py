@@ -134,8 +134,6 @@ def _box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor
     """Distances at which rays enter and leave a box, `[rays, 1]` each; they leave before they enter when they miss."""
     tiny = torch.finfo(directions.dtype).eps
     safe = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
-        directions.abs() < torch.finfo(directions.dtype).eps, torch.full_like(directions, 1e-9), directions
-    )
     planes = torch.stack([(aabb[0] - origins) / safe, (aabb[1] - origins) / safe])
     return planes.amin(dim=0).amax(dim=-1, keepdim=True), planes.amax(dim=0).amin(dim=-1, keepdim=True)
 
