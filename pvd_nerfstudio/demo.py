@@ -9,7 +9,6 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
@@ -33,7 +32,7 @@ from pvd_nerfstudio.data.views import like, sphere
 from pvd_nerfstudio.demo_scene import CAMERA_RADIUS, write_scene
 from pvd_nerfstudio.report import ComparedView, save_comparison, save_film
 from pvd_nerfstudio.student.model import image_metrics
-from pvd_nerfstudio.teacher.checkpoint import find_run
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
 
 WORST_GAP = 3.0
@@ -156,12 +155,12 @@ class Demo:
         """Render the test views with both, and a film with the student alone; write picture and film."""
         teacher = FrozenTeacher(find_run(teacher_run[0]), "cuda" if torch.cuda.is_available() else "cpu")
         with redirect_stdout(StringIO()):
-            _, pipeline, checkpoint, _ = eval_setup(student_run[0] / "config.yml")
+            _, pipeline, _, _ = eval_setup(student_run[0] / "config.yml")
         student = pipeline.model
         parameters = sum(parameter.numel() for parameter in student.parameters())
         rows = [
-            Measured("teacher: hash", teacher.num_parameters, _megabytes(teacher.run.checkpoint_path), teacher_run[1]),
-            Measured("student: mlp", parameters, _megabytes(checkpoint), student_run[1]),
+            Measured("teacher: hash", teacher.num_parameters, _megabytes(teacher.run), teacher_run[1]),
+            Measured("student: mlp", parameters, _megabytes(find_run(student_run[0])), student_run[1]),
         ]
         parser = BlenderDataParserConfig(data=scene, alpha_color="white").setup()
         dataset = InputDataset(parser.get_dataparser_outputs("test"))
@@ -216,10 +215,9 @@ def _bar(progress: Progress, name: str) -> Callable[[float], None]:
     return lambda share: progress.update(task, completed=share)
 
 
-def _megabytes(path: Path) -> float:
-    """Size of the weights in a checkpoint, without the optimiser's state."""
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
-    return sum(value.nbytes for key, value in state.items() if ".lpips." not in key) / 1e6
+def _megabytes(run: TeacherRun) -> float:
+    """Size of a run's weights on disk, without the optimiser's state."""
+    return sum(value.nbytes for value in load_state(run).values()) / 1e6
 
 
 def _table(rows: list[Measured]) -> Table:

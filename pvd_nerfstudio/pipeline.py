@@ -20,6 +20,7 @@ from pvd_nerfstudio.data.views import split_rays
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.stages import DistillationConfig, Stage
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.student.model import StudentModel, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid
@@ -60,6 +61,7 @@ class DistillationPipeline(VanillaPipeline):
     def __init__(self, config: DistillationPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any) -> None:
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = time.perf_counter()
+        self._seed = config.seed + 100003 * kwargs.get("local_rank", 0)
         # In a list, out of nn.Module's sight: the teacher is neither trained nor saved.
         self._teacher: list[FrozenTeacher] = []
         self._bank: list[TargetBank] = []
@@ -78,7 +80,7 @@ class DistillationPipeline(VanillaPipeline):
         bank = self._current_bank(step)
         method = self.config.distillation
         stage = self.stage(step)
-        generator = seeded_generator(self.student.device, self.config.seed + 1, step)
+        generator = seeded_generator(self.student.device, self._seed + 1, step)
         outputs: dict[str, Tensor] = {}
         loss_dict: dict[str, Tensor] = {}
         metrics: dict[str, Any] = {"stage": ("features", "points", "pixels").index(stage.name)}
@@ -148,6 +150,7 @@ class DistillationPipeline(VanillaPipeline):
         teacher = FrozenTeacher(find_run(config.teacher), student.device)
         if not data.stands_in:
             check_frame(teacher.run, data.train_dataparser_outputs)
+        self._check_features(teacher)
         fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
         check_pictures(teacher, self._shared_samples(), data.eval_dataset, student.renderer_rgb)
         if not data.eval_dataset.has_photographs:
@@ -156,6 +159,19 @@ class DistillationPipeline(VanillaPipeline):
         if config.inherit_color_head:
             self._inherit_color_head(teacher)
         self._teacher.append(teacher)
+
+    def _check_features(self, teacher: FrozenTeacher) -> None:
+        """The feature loss needs vectors of one width."""
+        somewhere = teacher.aabb.mean(dim=0, keepdim=True)
+        feature = teacher.query(somewhere, torch.ones_like(somewhere)).feature
+        theirs, ours = 0 if feature is None else feature.shape[1], self.student.config.chosen.feature_dim
+        if self.config.distillation.feature_weight and theirs != ours:
+            name = self.student.config.student
+            raise InputError(
+                f"The feature loss compares vectors of one width, but the teacher's have {theirs} channels and the "
+                f"student's {ours}. Set --pipeline.model.{name}.feature-dim {theirs}, or leave the features out "
+                "with --pipeline.distillation.feature-weight 0 --pipeline.distillation.feature-end 0."
+            )
 
     def _teacher_view(self, view: int) -> Tensor:
         """The teacher's picture of an evaluation view, `[height, width, 3]`, in place of its photograph."""
@@ -188,7 +204,7 @@ class DistillationPipeline(VanillaPipeline):
             method = self.config.distillation
             bank = TargetBank(
                 source=self._ask_teacher if self._teacher else self._read_photographs,
-                seed=self.config.seed,
+                seed=self._seed,
                 parts=method.parts or 1,
                 first_parts=method.first_parts or 1,
                 refresh_every=method.refresh_every or 1,

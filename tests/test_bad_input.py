@@ -107,7 +107,8 @@ def test_teacher_without_density(copied: Run, tmp_path: Path, capsys) -> None:
 
 def test_hostile_config_runs_nothing(copied: Run, tmp_path: Path, capsys) -> None:
     marker = tmp_path / "marker"
-    copied.config.write_text(f"!!python/object/apply:os.system ['touch {marker}']\n")
+    hostile = f"max_num_iterations: !!python/object/apply:os.system ['touch {marker}']"
+    copied.config.write_text(copied.config.read_text().replace("max_num_iterations: 150", hostile))
     said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", str(copied.folder))
     assert "os.system" in said and not marker.exists()
 

@@ -17,8 +17,9 @@ from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.trainer import PVDTrainer
 
 
-def start(config, step: int = 0) -> PVDTrainer:
-    """A trainer that has been set up."""
+def start(config) -> PVDTrainer:
+    """A trainer that has been set up, seeded as ns-train does it."""
+    torch.manual_seed(config.machine.seed)
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()

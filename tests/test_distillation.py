@@ -9,6 +9,7 @@ from torch import Generator
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets, TargetBank
 from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.errors import InputError
 
 
 def column(*values: float) -> torch.Tensor:
@@ -80,6 +81,14 @@ def test_a_weight_of_zero_leaves_the_term_out() -> None:
     assert not method.stage(0.99).uses_rays
     method = DistillationConfig(point_loss_in_pixels=0.0).resolved()
     assert not method.stage(0.99).uses_points
+
+
+def test_a_stage_without_any_loss_is_refused() -> None:
+    with pytest.raises(InputError, match="pixels"):
+        DistillationConfig(pixel_weight=0.0).resolved()
+    with pytest.raises(InputError, match="features"):
+        DistillationConfig(feature_end=0.1).resolved()
+    assert DistillationConfig(pixel_weight=0.0, point_end=1.0).resolved().stage(0.99).name == "points"
 
 
 class CountingSource:

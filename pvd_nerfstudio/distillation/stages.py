@@ -7,6 +7,8 @@ points, then pixels. `pvd` is that schedule with the paper's numbers; `bank` is 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pvd_nerfstudio.errors import InputError
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -82,9 +84,21 @@ class DistillationConfig:
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
 
     def resolved(self) -> "DistillationConfig":
-        """The same with the preset's value wherever none was given."""
+        """The same with the preset's value wherever none was given.
+
+        Raises:
+            InputError: some stage has nothing to learn from.
+        """
         chosen = {name: value for name, value in vars(self).items() if value is not None}
-        return DistillationConfig(**(PRESETS[self.preset] | chosen))
+        config = DistillationConfig(**(PRESETS[self.preset] | chosen))
+        for progress in (0.0, config._number("feature_end"), config._number("point_end")):
+            stage = config.stage(progress) if progress < 1 else None
+            if stage is not None and not (stage.uses_points or stage.uses_rays):
+                raise InputError(
+                    f"The stage '{stage.name}' has no loss: set one of its weights (--pipeline.distillation.*-weight) "
+                    "above 0, or move the end of the stage before it (--pipeline.distillation.*-end)."
+                )
+        return config
 
     def stage(self, progress: float) -> Stage:
         """The stage at a moment of the run. Needs a resolved configuration.

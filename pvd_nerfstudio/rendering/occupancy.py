@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import nerfacc
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -45,7 +46,17 @@ class OccupancyGrid(nn.Module):
         super().__init__()
         self.register_buffer("aabb", aabb.clone())
         self.register_buffer("bounds", aabb.clone())
-        self.register_buffer("occupied", torch.ones(resolution, resolution, resolution, dtype=torch.bool))
+        occupied = torch.ones(resolution, resolution, resolution, dtype=torch.bool)
+        self.register_buffer("occupied", occupied, persistent=False)
+
+    def get_extra_state(self) -> Tensor:
+        """The cells as a checkpoint holds them, eight in a byte."""
+        return torch.from_numpy(np.packbits(self.occupied.cpu().numpy()))
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The cells from a checkpoint."""
+        cells = np.unpackbits(state.cpu().numpy(), count=self.occupied.numel())
+        self.occupied.copy_(torch.from_numpy(cells).view_as(self.occupied).bool())
 
     @property
     def resolution(self) -> int:

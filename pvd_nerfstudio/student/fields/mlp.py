@@ -24,8 +24,8 @@ class MLPFieldConfig(FieldConfig):
 
     @property
     def learning_rate(self) -> float:
-        """Wide networks take smaller steps: 8e-3 at 128, 4e-3 at 256."""
-        return 1.0 / self.hidden_dim
+        """Wide networks take smaller steps: 8e-3 up to 128, 4e-3 at 256."""
+        return min(8e-3, 1.0 / self.hidden_dim)
 
     @property
     def iterations(self) -> int:
