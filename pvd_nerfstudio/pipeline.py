@@ -19,7 +19,7 @@ from pvd_nerfstudio.data.datamanager import DistillationDataManager, Distillatio
 from pvd_nerfstudio.data.views import split_rays
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets, TargetBank, seeded_generator
-from pvd_nerfstudio.distillation.stages import DistillationConfig, Stage
+from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.student.model import StudentModel, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
@@ -59,14 +59,19 @@ class DistillationPipeline(VanillaPipeline):
     datamanager: DistillationDataManager
 
     def __init__(self, config: DistillationPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any) -> None:
+        started, teacher = time.perf_counter(), None
+        if test_mode == "val" and config.teacher is not None:
+            teacher = FrozenTeacher(find_run(config.teacher), device)
+            config.datamanager.orbit.box = tuple(teacher.aabb.flatten().tolist())
         super().__init__(config, device, test_mode=test_mode, **kwargs)
-        self._started = time.perf_counter()
+        self._started = started
         self._seed = config.seed + 100003 * kwargs.get("local_rank", 0)
-        # In a list, out of nn.Module's sight: the teacher is neither trained nor saved.
-        self._teacher: list[FrozenTeacher] = []
-        self._bank: list[TargetBank] = []
-        if test_mode == "val":
-            self._meet_teacher()
+        self._teacher = teacher
+        self._bank: TargetBank | None = None
+        if teacher is not None:
+            self._hand_over(teacher)
+        elif test_mode == "val":
+            CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
 
     @property
     def student(self) -> StudentModel:
@@ -85,21 +90,29 @@ class DistillationPipeline(VanillaPipeline):
         loss_dict: dict[str, Tensor] = {}
         metrics: dict[str, Any] = {"stage": ("features", "points", "pixels").index(stage.name)}
         if stage.uses_points:
-            points = bank.draw_points(method.points_per_step or 0, generator)
+            points = bank.draw_points(method.points_per_step, generator)
             outputs = self._model(point_samples(points.positions, points.directions))
             loss_dict |= self._point_losses(outputs, points, stage)
         if stage.uses_rays:
-            rays = bank.draw_rays(method.rays_per_step or 0, generator)
+            rays = bank.draw_rays(method.rays_per_step, generator)
             outputs = self._model(self._ray_bundle(rays, generator))
             loss_dict["pixel_loss"], metrics["psnr_teacher"] = self._pixel_loss(outputs, rays, stage, generator)
         return outputs, loss_dict, metrics
 
     def stage(self, step: int) -> Stage:
-        """The stage of a step. Where there is no teacher (a run resumed on photographs) only pixels can be learnt."""
-        return self.config.distillation.stage(step / self.config.steps if self._teacher else 1.0)
+        """The stage of a step. Without a teacher (a run resumed on photographs) there are only pixels to learn from."""
+        if self._teacher is None:
+            return Stage("pixels", LossWeights(pixel=1.0))
+        return self.config.distillation.stage(step / self.config.steps)
+
+    @property
+    def _norm(self) -> losses.Norm:
+        norm = self.config.distillation.norm
+        assert norm != "preset"
+        return norm
 
     def _point_losses(self, student: dict[str, Tensor], teacher: PointTargets, stage: Stage) -> dict[str, Tensor]:
-        weights, norm = stage.weights, self.config.distillation.norm or "mean"
+        weights, norm = stage.weights, self._norm
         terms: dict[str, Tensor] = {}
         if weights.feature and teacher.feature is not None:
             terms["feature_loss"] = weights.feature * losses.feature_loss(student["feature"], teacher.feature, norm)
@@ -118,7 +131,7 @@ class DistillationPipeline(VanillaPipeline):
     ) -> tuple[Tensor, Tensor]:
         background = torch.rand(len(teacher.rgb), 3, generator=generator, device=generator.device)
         rgb, opacity = student["premultiplied"], student["accumulation"]
-        norm = self.config.distillation.norm or "mean"
+        norm = self._norm
         loss = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, background, norm)
         with torch.no_grad():
             error = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, torch.ones_like(background), "mean")
@@ -130,26 +143,21 @@ class DistillationPipeline(VanillaPipeline):
         Their samples are shifted by a random share of a step.
         """
         student = self.student
-        near, far = student.config.near_plane or 0.0, student.config.far_plane or 0.0
         share, shift = torch.rand(2, len(rays.origins), 1, generator=generator, device=generator.device)
-        whole = share < (self.config.distillation.whole_rays or 0.0)
+        whole = share < (self.config.distillation.whole_rays)
         return RayBundle(
             origins=rays.origins,
             directions=rays.directions,
             pixel_area=torch.zeros_like(shift),
-            nears=rays.start.masked_fill(whole, 0.0).clamp_min(near) + shift * student.step_size,
-            fars=rays.end.masked_fill(whole, torch.inf).clamp_max(far),
+            nears=rays.start.masked_fill(whole, 0.0).clamp_min(student.near) + shift * student.step_size,
+            fars=rays.end.masked_fill(whole, torch.inf).clamp_max(student.far),
         )
 
-    def _meet_teacher(self) -> None:
-        """Load the teacher, check it, and hand the student its occupancy grid and its colour head."""
+    def _hand_over(self, teacher: FrozenTeacher) -> None:
+        """Check the teacher, and hand the student its occupancy grid and its colour head."""
         config, student, data = self.config, self.student, self.datamanager
-        if config.teacher is None:
-            CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
-            return
-        teacher = FrozenTeacher(find_run(config.teacher), student.device)
         if not data.stands_in:
-            check_frame(teacher.run, data.train_dataparser_outputs)
+            check_frame(teacher, data.train_dataparser_outputs)
         self._check_features(teacher)
         fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
         check_pictures(teacher, self._shared_samples(), data.eval_dataset, student.renderer_rgb)
@@ -158,7 +166,6 @@ class DistillationPipeline(VanillaPipeline):
             data.eval_dataset.render = self._teacher_view
         if config.inherit_color_head:
             self._inherit_color_head(teacher)
-        self._teacher.append(teacher)
 
     def _check_features(self, teacher: FrozenTeacher) -> None:
         """The feature loss needs vectors of one width."""
@@ -175,11 +182,12 @@ class DistillationPipeline(VanillaPipeline):
 
     def _teacher_view(self, view: int) -> Tensor:
         """The teacher's picture of an evaluation view, `[height, width, 3]`, in place of its photograph."""
+        assert self._teacher is not None
         cameras = self.datamanager.eval_dataset.cameras.to(self.student.device)
         rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
         shared = self._shared_samples()
         pixels = [
-            render_teacher(self._teacher[0], shared, part, shift=0.5).over(self.student.renderer_rgb)
+            render_teacher(self._teacher, shared, part, shift=0.5).over(self.student.renderer_rgb)
             for part in split_rays(rays.flatten(), self.student.config.eval_num_rays_per_chunk)
         ]
         return torch.cat(pixels).view(*rays.shape, 3).cpu()
@@ -195,41 +203,40 @@ class DistillationPipeline(VanillaPipeline):
 
     def _shared_samples(self) -> SharedSamples:
         student = self.student
-        near, far = student.config.near_plane or 0.0, student.config.far_plane or 0.0
-        return SharedSamples(student.grid, near, far, student.step_size)
+        return SharedSamples(student.grid, student.near, student.far, student.step_size)
 
     def _current_bank(self, step: int) -> TargetBank:
         """The bank as it is at a step. It is made at the first one: only then a resumed run knows its grid."""
-        if not self._bank:
+        if self._bank is None:
             method = self.config.distillation
-            bank = TargetBank(
-                source=self._ask_teacher if self._teacher else self._read_photographs,
+            self._bank = TargetBank(
+                source=self._read_photographs if self._teacher is None else self._ask_teacher,
                 seed=self._seed,
-                parts=method.parts or 1,
-                first_parts=method.first_parts or 1,
-                refresh_every=method.refresh_every or 1,
+                parts=method.parts,
+                first_parts=method.first_parts,
+                refresh_every=method.refresh_every,
                 device=self.student.device,
             )
-            self._bank.append(bank)
-        self._bank[0].advance(step)
-        return self._bank[0]
+        self._bank.advance(step)
+        return self._bank
 
     def _ask_teacher(self, generator: Generator) -> BankPart:
+        assert self._teacher is not None
         method = self.config.distillation
         return ask_for_part(
-            self._teacher[0],
+            self._teacher,
             self._shared_samples(),
             self.datamanager.draw_rays,
-            rays_per_part=method.rays_per_part or 0,
-            points_per_part=method.points_per_part or 0,
-            empty_share=method.empty_share or 0.0,
+            rays_per_part=method.rays_per_part,
+            points_per_part=method.points_per_part,
+            empty_share=method.empty_share,
             generator=generator,
-            keep_features=bool(method.feature_weight),
+            keep_features=method.feature_weight > 0,
         )
 
     def _read_photographs(self, generator: Generator) -> BankPart:
         """Pixels of photographs in place of the teacher's; without an alpha channel all are opaque."""
-        rays, pixels = self.datamanager.draw_pixels(self.config.distillation.rays_per_part or 0, generator)
+        rays, pixels = self.datamanager.draw_pixels(self.config.distillation.rays_per_part, generator)
         opacity = pixels[:, 3:] if pixels.shape[1] > 3 else torch.ones_like(pixels[:, :1])  # noqa: PLR2004
         start, end = torch.zeros_like(opacity), torch.full_like(opacity, torch.inf)
         targets = RayTargets(rays.origins, rays.directions, pixels[:, :3] * opacity, opacity, start, end)
@@ -244,6 +251,6 @@ class DistillationPipeline(VanillaPipeline):
 
     def _report_time(self, step: int) -> None:
         del step
-        for teacher in self._teacher:
-            total = time.perf_counter() - self._started
-            CONSOLE.print(f"The teacher took {teacher.seconds:.0f} s of {total:.0f} s ({teacher.seconds / total:.0%}).")
+        if self._teacher is not None:
+            total, teacher = time.perf_counter() - self._started, self._teacher.seconds
+            CONSOLE.print(f"The teacher took {teacher:.0f} s of {total:.0f} s ({teacher / total:.0%}).")

@@ -167,7 +167,7 @@ class PVDTrainerConfig(TrainerConfig):
         self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
         pipeline.distillation = pipeline.distillation.resolved()
-        pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step or 0
+        pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
         group = self.optimizers["fields"]
         group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate
         group["scheduler"].max_steps = self.max_num_iterations

@@ -42,45 +42,45 @@ class Stage:
 
 @dataclass
 class DistillationConfig:
-    """The method's numbers. Those that are left out are the preset's."""
+    """The method's numbers; -1: the preset's."""
 
     preset: Literal["bank", "pvd"] = "bank"
     """bank: learn from a bank of the teacher's answers. pvd: the paper's losses and schedule, new answers each step."""
-    feature_end: float | None = None
+    feature_end: float = -1
     """End of the first stage (features alone), as a share of the run."""
-    point_end: float | None = None
+    point_end: float = -1
     """End of the second stage (density and colour at points), as a share of the run; pixels take the rest."""
-    feature_weight: float | None = None
+    feature_weight: float = -1
     """Weight of the feature loss."""
-    log_density_weight: float | None = None
+    log_density_weight: float = -1
     """Weight of the density loss in log space."""
-    opacity_weight: float | None = None
+    opacity_weight: float = -1
     """Weight of the density loss in the space of one step's opacity."""
-    color_weight: float | None = None
+    color_weight: float = -1
     """Weight of the colour loss at points."""
-    pixel_weight: float | None = None
+    pixel_weight: float = -1
     """Weight of the loss on pixels."""
-    point_loss_in_pixels: float | None = None
+    point_loss_in_pixels: float = -1
     """What the losses at points are multiplied with in the last stage; 0 drops them there."""
-    norm: Literal["mean", "frobenius"] | None = None
+    norm: Literal["preset", "mean", "frobenius"] = "preset"
     """How a difference becomes a loss: mean of squares, or the root of their sum (the papers')."""
-    points_per_step: int | None = None
+    points_per_step: int = -1
     """Points that a step draws from the bank."""
-    rays_per_step: int | None = None
+    rays_per_step: int = -1
     """Rays that a step draws from the bank."""
-    whole_rays: float | None = None
+    whole_rays: float = -1
     """Share of those rays that are sampled over their whole length, not only where the teacher shows something."""
-    rays_per_part: int | None = None
+    rays_per_part: int = -1
     """Rays that the teacher is asked about at a time."""
-    points_per_part: int | None = None
+    points_per_part: int = -1
     """Points kept of those rays' samples."""
-    parts: int | None = None
+    parts: int = -1
     """Parts that the bank holds."""
-    first_parts: int | None = None
+    first_parts: int = -1
     """Parts that the teacher fills before the first step."""
-    refresh_every: int | None = None
+    refresh_every: int = -1
     """Steps between two new parts."""
-    empty_share: float | None = None
+    empty_share: float = -1
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
 
     def resolved(self) -> "DistillationConfig":
@@ -89,9 +89,9 @@ class DistillationConfig:
         Raises:
             InputError: some stage has nothing to learn from.
         """
-        chosen = {name: value for name, value in vars(self).items() if value is not None}
+        chosen = {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
         config = DistillationConfig(**(PRESETS[self.preset] | chosen))
-        for progress in (0.0, config._number("feature_end"), config._number("point_end")):
+        for progress in (0.0, config.feature_end, config.point_end):
             stage = config.stage(progress) if progress < 1 else None
             if stage is not None and not (stage.uses_points or stage.uses_rays):
                 raise InputError(
@@ -106,27 +106,20 @@ class DistillationConfig:
         Args:
             progress: share of the run that is over, in [0, 1).
         """
-        if progress < self._number("feature_end"):
-            return Stage("features", LossWeights(feature=self._number("feature_weight")))
-        if progress < self._number("point_end"):
+        if progress < self.feature_end:
+            return Stage("features", LossWeights(feature=self.feature_weight))
+        if progress < self.point_end:
             return Stage("points", self._point_weights(1.0))
-        return Stage(
-            "pixels", self._point_weights(self._number("point_loss_in_pixels"), pixel=self._number("pixel_weight"))
-        )
+        return Stage("pixels", self._point_weights(self.point_loss_in_pixels, pixel=self.pixel_weight))
 
     def _point_weights(self, scale: float, pixel: float = 0.0) -> LossWeights:
         return LossWeights(
-            feature=scale * self._number("feature_weight"),
-            log_density=scale * self._number("log_density_weight"),
-            opacity=scale * self._number("opacity_weight"),
-            color=scale * self._number("color_weight"),
+            feature=scale * self.feature_weight,
+            log_density=scale * self.log_density_weight,
+            opacity=scale * self.opacity_weight,
+            color=scale * self.color_weight,
             pixel=pixel,
         )
-
-    def _number(self, name: str) -> float:
-        value = getattr(self, name)
-        assert value is not None, f"{name} is not resolved"
-        return value
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -147,7 +140,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "points_per_part": 32768,
         "parts": 128,
         "first_parts": 8,
-        "refresh_every": 50,
+        "refresh_every": 64,
         "empty_share": 0.2,
     },
     # PVD's supplement: stage ends 2,000, 5,000 and 30,000; 4,096 rays a step; loss weights 2e-3 and 1.

@@ -70,6 +70,7 @@ class StudentModel(Model):
         super().populate_modules()
         config = self.config
         assert config.near_plane is not None and config.far_plane is not None and config.background_color is not None
+        self.near, self.far = config.near_plane, config.far_plane
         aabb = self.scene_box.aabb
         self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted)
         self.grid = OccupancyGrid(aabb, config.grid_resolution)
@@ -97,9 +98,8 @@ class StudentModel(Model):
 
     def sample(self, rays: RayBundle) -> PackedSamples:
         """Samples of the rays in occupied space; one sample of length 0 where there is none at all."""
-        assert self.config.near_plane is not None and self.config.far_plane is not None
-        near = torch.full_like(rays.origins[:, :1], self.config.near_plane) if rays.nears is None else rays.nears
-        far = torch.full_like(near, self.config.far_plane) if rays.fars is None else rays.fars
+        near = torch.full_like(rays.origins[:, :1], self.near) if rays.nears is None else rays.nears
+        far = torch.full_like(near, self.far) if rays.fars is None else rays.fars
         step_size = self.step_size * (self.config.train_step_factor if self.training else 1.0)
         samples = self.grid.march(rays.origins, rays.directions, near, far, step_size)
         if not len(samples):
@@ -117,7 +117,7 @@ class StudentModel(Model):
         accumulation = accumulate(weights, None, index, num_rays)
         middle = (samples.starts + samples.ends) / 2
         depth = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
-        far = rays.fars if rays.fars is not None else torch.full_like(depth, self.config.far_plane or 0.0)
+        far = rays.fars if rays.fars is not None else torch.full_like(depth, self.far)
         outputs = {
             "rgb": self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays),
             "accumulation": accumulation,

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
@@ -28,13 +27,19 @@ PIXELS = 2048
 """Pixels of each view that are compared."""
 
 
-def check_frame(run: TeacherRun, outputs: DataparserOutputs) -> None:
+def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
     """Teacher and data must lie in one coordinate frame.
 
     Raises:
-        InputError: the data set is scaled or turned otherwise than the teacher's was.
+        InputError: the data set is scaled, turned or boxed otherwise than the teacher's was.
     """
-    path = run.config_path.parent / "dataparser_transforms.json"
+    box = outputs.scene_box.aabb.to(teacher.aabb)
+    if not torch.allclose(box, teacher.aabb, atol=1e-4):
+        raise InputError(
+            f"The data's scene box is {_rounded(box)}, the teacher's {_rounded(teacher.aabb)}. Leave the dataparser "
+            "out to take over the teacher's with its options; --data replaces its path alone."
+        )
+    path = teacher.run.config_path.parent / "dataparser_transforms.json"
     if not path.is_file():
         CONSOLE.print(f"{path} is missing: that the data lies in the teacher's frame is taken on trust.")
         return

@@ -1,0 +1,1 @@
+"""What anyone can rerun; the figures are in docs/benchmarks.md."""
