@@ -71,7 +71,7 @@ class Demo:
 
     output: Path = Path("pvd-demo")
     """Folder for scene, runs and pictures; an earlier demo in it is replaced."""
-    teacher_steps: int = 800
+    teacher_steps: int = 1000
     """Training steps of the teacher."""
     student_steps: int = 2000
     """Training steps of the student."""
@@ -110,7 +110,7 @@ class Demo:
         """nerfstudio's nerfacto, small, on pictures with an alpha channel and a random background."""
         config: TrainerConfig = copy.deepcopy(all_methods["nerfacto"])  # type: ignore[assignment]
         config.pipeline.datamanager = VanillaDataManagerConfig(
-            dataparser=BlenderDataParserConfig(data=scene, alpha_color=None), train_num_rays_per_batch=1024
+            dataparser=BlenderDataParserConfig(data=scene, alpha_color=None), train_num_rays_per_batch=512
         )
         config.pipeline.model = NerfactoModelConfig(
             implementation="torch",
@@ -120,6 +120,7 @@ class Demo:
             background_color="random",
             use_appearance_embedding=False,
             camera_optimizer=CameraOptimizerConfig(mode="off"),
+            average_init_density=1.0,
             log2_hashmap_size=15,
             max_res=256,
             num_levels=8,
@@ -133,7 +134,7 @@ class Demo:
             eval_num_rays_per_chunk=4096,
         )
         for group in config.optimizers.values():
-            group["scheduler"].max_steps = self.teacher_steps
+            group["optimizer"].lr, group["scheduler"].max_steps = 2e-2, 4 * self.teacher_steps
         config.max_num_iterations = self.teacher_steps
         return _quiet(config, self.output, "teacher")
 
@@ -187,16 +188,21 @@ def train(config: TrainerConfig, bar: Callable[[float], None]) -> tuple[Path, fl
     """Train as `ns-train` does, with a progress bar; returns the run's folder and the seconds that it took."""
     start = time.perf_counter()
     torch.manual_seed(config.machine.seed)
-    with redirect_stdout(StringIO()):
-        config.save_config()
-        trainer = config.setup(local_rank=0, world_size=1)
-        trainer.setup()
-        tick = TrainingCallback(
-            [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
-            lambda step: bar((step + 1) / config.max_num_iterations),
-        )
-        trainer.callbacks.append(tick)
-        trainer.train()
+    said = StringIO()
+    try:
+        with redirect_stdout(said):
+            config.save_config()
+            trainer = config.setup(local_rank=0, world_size=1)
+            trainer.setup()
+            tick = TrainingCallback(
+                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+                lambda step: bar((step + 1) / config.max_num_iterations),
+            )
+            trainer.callbacks.append(tick)
+            trainer.train()
+    except BaseException:
+        print(said.getvalue())
+        raise
     return config.get_base_dir(), time.perf_counter() - start
 
 

@@ -23,7 +23,7 @@ warnings.filterwarnings("ignore")
 torch.set_num_threads(2)
 
 SMALL = (
-    *("--pipeline.model.mlp.num-layers", "3", "--pipeline.model.mlp.hidden-dim", "32"),
+    *("--pipeline.model.mlp.num-layers", "3", "--pipeline.model.mlp.hidden-dim", "64"),
     *("--pipeline.model.hash.log2-hashmap-size", "12", "--pipeline.model.hash.num-levels", "6"),
     *("--pipeline.model.hash.max-res", "64", "--pipeline.model.grid-resolution", "32"),
     *("--pipeline.model.render-step-size", "0.05"),

@@ -13,7 +13,7 @@ def test_demo_leaves_pictures_and_table_and_fails_on_a_large_gap(
     monkeypatch.setattr(demo, "WORST_GAP", -100.0)
     output = tmp_path / "demo"
     with pytest.raises(SystemExit, match="dB under its teacher"):
-        demo.Demo(output=output, teacher_steps=30, student_steps=30, size=24).run()
+        demo.Demo(output=output, teacher_steps=200, student_steps=30, size=32).run()
     assert (output / "compare.png").stat().st_size > 5000
     assert (output / "student.mp4").stat().st_size > 500
     said = capsys.readouterr().out
