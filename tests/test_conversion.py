@@ -73,6 +73,7 @@ def test_inherited_colour_head_gives_the_teachers_colours(teacher: Run, appearan
 @pytest.mark.parametrize("name", ["mlp", "hash"])
 def test_distillation_brings_the_student_to_its_teacher(name: str, teacher: Run, tmp_path: Path) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--student", name, "--max-num-iterations", "300")
+    options += ("--pipeline.distillation.points-per-step", "1024", "--pipeline.distillation.rays-per-step", "256")
     trainer = start(distil_config(tmp_path, *options))
     pipeline = trainer.pipeline
     assert isinstance(pipeline, DistillationPipeline)

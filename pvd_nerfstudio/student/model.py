@@ -97,8 +97,12 @@ class StudentModel(Model):
         return {"log_density": log_density, "feature": feature, "rgb": rgb}
 
     def sample(self, rays: RayBundle) -> PackedSamples:
-        """Samples of the rays in occupied space; one sample of length 0 where there is none at all."""
-        near = torch.full_like(rays.origins[:, :1], self.near) if rays.nears is None else rays.nears
+        """Samples of the rays in occupied space; one sample of length 0 where there is none at all.
+
+        In evaluation rays start at the camera, as nerfstudio's do: a viewer may stand closer than the near plane.
+        """
+        closest = self.near if self.training else 0.0
+        near = torch.full_like(rays.origins[:, :1], closest) if rays.nears is None else rays.nears
         far = torch.full_like(near, self.far) if rays.fars is None else rays.fars
         step_size = self.step_size * (self.config.train_step_factor if self.training else 1.0)
         samples = self.grid.march(rays.origins, rays.directions, near, far, step_size)
