@@ -59,6 +59,8 @@ class Measured:
         """Draw a view, `[height, width, 3]`, and take its time and its metrics."""
         start = time.perf_counter()
         picture = draw(camera)
+        if picture.is_cuda:
+            torch.cuda.synchronize()
         self.rendering_seconds += time.perf_counter() - start
         self.rays += picture.shape[0] * picture.shape[1]
         self.metrics.append(image_metrics(picture, truth))

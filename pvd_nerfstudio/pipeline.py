@@ -23,7 +23,7 @@ from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.student.model import StudentModel, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
-from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid
+from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.targets import SharedSamples, ask_for_part, render_teacher
@@ -65,12 +65,18 @@ class DistillationPipeline(VanillaPipeline):
             config.datamanager.orbit.box = tuple(teacher.aabb.flatten().tolist())
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = started
-        self._seed = config.seed + 100003 * kwargs.get("local_rank", 0)
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        self._seed = config.seed + 100003 * rank
         self._teacher = teacher
         self._bank: TargetBank | None = None
         if teacher is not None:
             self._hand_over(teacher)
         elif test_mode == "val":
+            if not self.datamanager.train_dataset.has_photographs:
+                raise InputError(
+                    "Both the teacher and the photographs are gone: there is nothing to learn from. Name a teacher "
+                    "with --teacher-checkpoint, or the place of the photographs with --data."
+                )
             CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
 
     @property
@@ -82,7 +88,7 @@ class DistillationPipeline(VanillaPipeline):
 
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """One step: bring the bank up to date, draw what the stage asks for, compare."""
-        bank = self._current_bank(step)
+        bank = self.bank_at(step)
         method = self.config.distillation
         stage = self.stage(step)
         generator = seeded_generator(self.student.device, self._seed + 1, step)
@@ -91,7 +97,7 @@ class DistillationPipeline(VanillaPipeline):
         metrics: dict[str, Any] = {"stage": ("features", "points", "pixels").index(stage.name)}
         if stage.uses_points:
             points = bank.draw_points(method.points_per_step, generator)
-            outputs = self._model(point_samples(points.positions, points.directions))
+            outputs = self._model(point_samples(points.positions, points.directions), color=stage.weights.color > 0)
             loss_dict |= self._point_losses(outputs, points, stage)
         if stage.uses_rays:
             rays = bank.draw_rays(method.rays_per_step, generator)
@@ -149,18 +155,20 @@ class DistillationPipeline(VanillaPipeline):
             origins=rays.origins,
             directions=rays.directions,
             pixel_area=torch.zeros_like(shift),
-            nears=rays.start.masked_fill(whole, 0.0).clamp_min(student.near) + shift * student.step_size,
+            nears=rays.start.masked_fill(whole, 0.0).clamp_min(student.near) + shift * student.train_step_size,
             fars=rays.end.masked_fill(whole, torch.inf).clamp_max(student.far),
         )
 
     def _hand_over(self, teacher: FrozenTeacher) -> None:
         """Check the teacher, and hand the student its occupancy grid and its colour head."""
         config, student, data = self.config, self.student, self.datamanager
-        if not data.stands_in:
+        if data.stands_in:
+            keep_frame(teacher, data.train_dataparser_outputs)
+        else:
             check_frame(teacher, data.train_dataparser_outputs)
         self._check_features(teacher)
         fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
-        check_pictures(teacher, self._shared_samples(), data.eval_dataset, student.renderer_rgb)
+        check_pictures(teacher, self._shared_samples(near=0.0), data.eval_dataset, student.renderer_rgb)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
             data.eval_dataset.render = self._teacher_view
@@ -185,7 +193,7 @@ class DistillationPipeline(VanillaPipeline):
         assert self._teacher is not None
         cameras = self.datamanager.eval_dataset.cameras.to(self.student.device)
         rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
-        shared = self._shared_samples()
+        shared = self._shared_samples(near=0.0)
         pixels = [
             render_teacher(self._teacher, shared, part, shift=0.5).over(self.student.renderer_rgb)
             for part in split_rays(rays.flatten(), self.student.config.eval_num_rays_per_chunk)
@@ -201,13 +209,16 @@ class DistillationPipeline(VanillaPipeline):
         head.load_state_dict(weights)
         CONSOLE.print("The student starts with the teacher's colour head.")
 
-    def _shared_samples(self) -> SharedSamples:
+    def _shared_samples(self, near: float) -> SharedSamples:
+        """Samples from `near` on: the near plane in training, the camera in evaluation, as in nerfstudio."""
         student = self.student
-        return SharedSamples(student.grid, student.near, student.far, student.step_size)
+        return SharedSamples(student.grid, near, student.far, student.step_size)
 
-    def _current_bank(self, step: int) -> TargetBank:
-        """The bank as it is at a step. It is made at the first one: only then a resumed run knows its grid."""
+    def bank_at(self, step: int) -> TargetBank:
+        """The bank as it is at a step. It is made late: only after loading does a resumed run know its grid."""
         if self._bank is None:
+            if step > 0:
+                CONSOLE.print(f"Asking again for what the bank held at step {step}.")
             method = self.config.distillation
             self._bank = TargetBank(
                 source=self._read_photographs if self._teacher is None else self._ask_teacher,
@@ -225,7 +236,7 @@ class DistillationPipeline(VanillaPipeline):
         method = self.config.distillation
         return ask_for_part(
             self._teacher,
-            self._shared_samples(),
+            self._shared_samples(self.student.near),
             self.datamanager.draw_rays,
             rays_per_part=method.rays_per_part,
             points_per_part=method.points_per_part,

@@ -5,13 +5,13 @@ import tempfile
 from dataclasses import dataclass, field, replace
 from math import cos, pi
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig, unreadable
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.pipeline import DistillationPipelineConfig
+from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run
@@ -111,7 +111,10 @@ class PVDTrainerConfig(TrainerConfig):
         pipeline.teacher = run.checkpoint_path
         teacher = run.config.pipeline
         space = adapter_of(teacher.model).space(teacher.model)
-        self._choose_data(teacher.datamanager.dataparser, space)  # type: ignore[attr-defined]
+        taught: Any = teacher.datamanager
+        if taught.data is not None:  # `ns-train METHOD --data PATH` leaves the dataparser's own path at its default
+            taught.dataparser.data = Path(taught.data)
+        self._choose_data(taught.dataparser, space)
         for name, value in (("near_plane", space.near), ("far_plane", space.far), ("contracted", space.contracted)):
             if getattr(model, name) is None:
                 setattr(model, name, value)
@@ -126,6 +129,8 @@ class PVDTrainerConfig(TrainerConfig):
         data = self.pipeline.datamanager
         own = not isinstance(data.dataparser, TeacherDataParserConfig)
         if not own:
+            if not issubclass(dataparser._target, DataParser):
+                raise InputError(f"The teacher's config.yml names {dataparser._target} as its dataparser; it is none.")
             data.dataparser = dataparser
         place = self.data or data.data
         if place is not None:
@@ -136,7 +141,8 @@ class PVDTrainerConfig(TrainerConfig):
                 f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
                 "Correct --data, or leave it out: the photographs are needed for evaluation alone."
             )
-        data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
+        if data.orbit.radius == 0:
+            data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
 
     def _take_over_own_run(self) -> None:
         """The student and the method of the run that is resumed; its teacher too, where it is still there."""
@@ -184,6 +190,7 @@ class PVDTrainer(Trainer):
     """nerfstudio's trainer, careful with what is on disk."""
 
     config: PVDTrainerConfig
+    pipeline: DistillationPipeline
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build everything; write config.yml only when nothing was wrong."""
@@ -192,6 +199,7 @@ class PVDTrainer(Trainer):
             if self.config.pipeline.steps == 0:
                 raise InputError("Which run is the teacher? Name it with --teacher-checkpoint PATH.")
             super().setup(test_mode)
+            self.pipeline.bank_at(self._start_step)
         except InputError as error:
             stop(error)
         if self.local_rank == 0:
@@ -200,20 +208,30 @@ class PVDTrainer(Trainer):
     def train(self) -> None:
         """Train up to `max_num_iterations` steps in all; Ctrl-C saves what is there."""
         total = self.config.max_num_iterations
-        self.config.max_num_iterations = max(0, total - self._start_step)
-        if self.config.max_num_iterations == 0:
+        if self._start_step >= total:
             CONSOLE.print(f"All {total} steps are done; --max-num-iterations sets a larger total.")
+            return
+        self._last_done = self._start_step - 1
+        self.config.max_num_iterations = total - self._start_step
         try:
             super().train()
+        except InputError as error:
+            stop(error)
         except KeyboardInterrupt:
-            if self.training_state != "completed":
-                self.save_checkpoint(self.step)
+            if self.training_state != "completed" and self._last_done >= 0:
+                self.save_checkpoint(self._last_done)
                 CONSOLE.print(
-                    f"\nInterrupted at step {self.step}; go on with\n"
+                    f"\nInterrupted after step {self._last_done}; go on with\n"
                     f"ns-train pvd-distill --load-dir {self.checkpoint_dir}"
                 )
         finally:
             self.config.max_num_iterations = total
+
+    def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        """One step; notes that it is done, for a checkpoint after an interruption."""
+        output = super().train_iteration(step)
+        self._last_done = step
+        return output
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:

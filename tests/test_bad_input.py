@@ -173,6 +173,24 @@ def test_coarse_samples_are_warned_about(teacher: Run, tmp_path: Path, capsys) -
     assert "shared samples lose" in said and "--pipeline.model.render-step-size 0.2" in said
 
 
+def test_data_that_the_teacher_got_by_its_own_data_option(copied: Run, scene: Path, tmp_path: Path) -> None:
+    config = load_config(copied.config)
+    config.pipeline.datamanager.data, config.pipeline.datamanager.dataparser.data = scene, Path("data/blender/lego")
+    copied.config.write_text(yaml.dump(config))
+    ours = distil_config(tmp_path / "out", "--teacher-checkpoint", str(copied.folder))
+    assert ours.pipeline.datamanager.dataparser.data == scene
+
+
+def test_neither_teacher_nor_photographs(student: Run, scene: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(student.folder, folder)
+    run = Run(folder)
+    run.config.write_text(run.config.read_text().replace("step-000000149", "step-000000999").replace("teapot", "gone"))
+    assert "teapot" not in run.config.read_text()
+    said = refused(tmp_path / "out", capsys, "--load-dir", str(run.checkpoints))
+    assert "nothing to learn from" in said
+
+
 def test_cpu_is_used_without_a_gpu_and_said(teacher: Run, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     options = ("--teacher-checkpoint", str(teacher.folder), "--machine.device-type", "cuda")

@@ -12,7 +12,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import all_dataparsers
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
@@ -31,11 +31,11 @@ class TeacherDataParserConfig(DataParserConfig):
 
 DataParserUnion = tyro.conf.OmitSubcommandPrefixes[
     tyro.extras.subcommand_type_from_defaults(
-        {"teacher-data": TeacherDataParserConfig(), **all_dataparsers, "orbit-data": OrbitDataParserConfig()},
+        {"teacher-data": TeacherDataParserConfig(), **all_dataparsers},
         prefix_names=False,
     )
 ]
-"""nerfstudio's dataparsers, the teacher's own, and views for want of any."""
+"""nerfstudio's dataparsers, and before them the teacher's own."""
 
 
 @dataclass
@@ -55,6 +55,11 @@ class DistillationDataManagerConfig(VanillaDataManagerConfig):
 
 class DistillationDataset(InputDataset):
     """Cameras, and pictures for those who ask: photographs, or else what `render` makes of a view."""
+
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        super().__init__(dataparser_outputs, scale_factor)
+        if not self.has_photographs:
+            self._dataparser_outputs = replace(dataparser_outputs, mask_filenames=None)
 
     render: Callable[[int], Tensor] | None = None
     """Makes the picture of a view whose photograph is missing, `[height, width, 3]`."""
@@ -102,7 +107,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
                 f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). "
                 f"{config.orbit.views} made-up views around the scene stand in for its cameras."
             )
-            config.dataparser, config.data = config.orbit, None
+            config = replace(config, dataparser=config.orbit, data=None)
         super().__init__(config, *args, **kwargs)
 
     def setup_train(self) -> None:
@@ -168,6 +173,6 @@ def unreadable(dataparser: DataParserConfig) -> str | None:
     """Why a data set cannot be read; None when it can."""
     try:
         dataparser.setup().get_dataparser_outputs(split="train")
-    except (OSError, AssertionError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # a dataparser may fail in any way
         return f"{type(error).__name__}: {error}"
     return None

@@ -17,8 +17,8 @@ class OrbitDataParserConfig(DataParserConfig):
     """Cameras around the scene box, for want of a data set; it has no photographs."""
 
     _target: type = field(default_factory=lambda: OrbitDataParser)
-    radius: float = 4.0
-    """Distance of the cameras from the middle of the scene box."""
+    radius: float = 0.0
+    """Distance of the cameras from the middle of the scene box; 0: between the teacher's near and far planes."""
     views: int = 100
     """Number of training views; evaluation has a tenth."""
     size: int = 200
@@ -38,10 +38,11 @@ class OrbitDataParser(DataParser):
         del kwargs
         config = self.config
         aabb = torch.tensor(config.box).view(2, 3)
+        radius = config.radius or float((aabb[1] - aabb[0]).norm())
         count = config.views if split == "train" else max(1, config.views // 10)
         focal = config.size / 2 / tan(radians(config.field_of_view) / 2)
         cameras = Cameras(
-            camera_to_worlds=sphere(count, config.radius, aabb.mean(dim=0)),
+            camera_to_worlds=sphere(count, radius, aabb.mean(dim=0)),
             fx=focal,
             fy=focal,
             cx=config.size / 2,

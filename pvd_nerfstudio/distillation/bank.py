@@ -87,11 +87,6 @@ class TargetBank:
         self._rays: RayTargets | None = None
         self._points: PointTargets | None = None
 
-    @property
-    def has_points(self) -> bool:
-        """Whether there are pointwise targets (there are none in photographs)."""
-        return self._points is not None
-
     def wanted(self, step: int) -> range:
         """Numbers of the parts that the bank holds at a step."""
         newest = self._first_parts + step // self._refresh_every

@@ -91,9 +91,8 @@ class DistillationConfig:
         """
         chosen = {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
         config = DistillationConfig(**(PRESETS[self.preset] | chosen))
-        for progress in (0.0, config.feature_end, config.point_end):
-            stage = config.stage(progress) if progress < 1 else None
-            if stage is not None and not (stage.uses_points or stage.uses_rays):
+        for stage in {config.stage(start) for start in (0.0, config.feature_end, config.point_end) if start < 1}:
+            if not (stage.uses_points or stage.uses_rays):
                 raise InputError(
                     f"The stage '{stage.name}' has no loss: set one of its weights (--pipeline.distillation.*-weight) "
                     "above 0, or move the end of the stage before it (--pipeline.distillation.*-end)."
@@ -140,7 +139,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "points_per_part": 32768,
         "parts": 128,
         "first_parts": 8,
-        "refresh_every": 64,
+        "refresh_every": 96,
         "empty_share": 0.2,
     },
     # PVD's supplement: stage ends 2,000, 5,000 and 30,000; 4,096 rays a step; loss weights 2e-3 and 1.

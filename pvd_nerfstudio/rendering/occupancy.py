@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pvd_nerfstudio.rendering.compositing import nerfacc_runs
+
 DensityFn = Callable[[Float[Tensor, "points 3"]], Float[Tensor, "points 1"]]
 
 
@@ -99,9 +101,9 @@ class OccupancyGrid(nn.Module):
     ) -> PackedSamples:
         """Intervals of `step_size`, counted from `near`, whose midpoint lies in an occupied cell and before `far`.
 
-        nerfacc marches on CUDA; elsewhere every candidate inside the occupied box is looked up at once.
+        nerfacc marches on CUDA where it runs; elsewhere every candidate inside the occupied box is looked up at once.
         """
-        if origins.is_cuda:
+        if origins.is_cuda and nerfacc_runs():
             intervals, samples = nerfacc.traverse_grids(
                 origins,
                 directions,

@@ -81,20 +81,27 @@ class StudentModel(Model):
         """One group, `fields`."""
         return {"fields": list(self.field.parameters())}
 
-    def forward(self, ray_bundle: RayBundle | RaySamples) -> dict[str, Tensor]:  # type: ignore[override]
-        """Render rays; or answer at points, given as `RaySamples`.
+    @property
+    def train_step_size(self) -> float:
+        """Length of a sample in training."""
+        return self.step_size * self.config.train_step_factor
+
+    def forward(self, ray_bundle: RayBundle | RaySamples, color: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
+        """Render rays; or answer at points, given as `RaySamples`, with their colour or without.
 
         Both go through forward, so that several processes (DDP) see every use of the weights.
         """
         if isinstance(ray_bundle, RaySamples):
-            return self.get_point_outputs(ray_bundle)
+            return self.get_point_outputs(ray_bundle, color)
         return self.get_outputs(ray_bundle)
 
-    def get_point_outputs(self, points: RaySamples) -> dict[str, Tensor]:
-        """Log-density `[points, 1]`, feature `[points, channels]` and colour `[points, 3]` at points."""
+    def get_point_outputs(self, points: RaySamples, color: bool = True) -> dict[str, Tensor]:
+        """Log-density `[points, 1]`, feature `[points, channels]` and, if asked for, colour `[points, 3]` at points."""
         log_density, feature = self.field.shallow(points.frustums.origins)
-        rgb = self.field.deep(feature, points.frustums.directions)
-        return {"log_density": log_density, "feature": feature, "rgb": rgb}
+        outputs = {"log_density": log_density, "feature": feature}
+        if color:
+            outputs["rgb"] = self.field.deep(feature, points.frustums.directions)
+        return outputs
 
     def sample(self, rays: RayBundle) -> PackedSamples:
         """Samples of the rays in occupied space; one sample of length 0 where there is none at all.
@@ -104,7 +111,7 @@ class StudentModel(Model):
         closest = self.near if self.training else 0.0
         near = torch.full_like(rays.origins[:, :1], closest) if rays.nears is None else rays.nears
         far = torch.full_like(near, self.far) if rays.fars is None else rays.fars
-        step_size = self.step_size * (self.config.train_step_factor if self.training else 1.0)
+        step_size = self.train_step_size if self.training else self.step_size
         samples = self.grid.march(rays.origins, rays.directions, near, far, step_size)
         if not len(samples):
             return PackedSamples(torch.zeros_like(near[:1, 0], dtype=torch.long), near[:1], near[:1])

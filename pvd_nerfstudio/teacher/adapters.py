@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
-from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
@@ -123,7 +123,7 @@ def adapter_of(config: ModelConfig) -> type[FieldAdapter]:
         InputError: there is none.
     """
     for base in type(config).__mro__:
-        if base.__name__ in ADAPTERS:
+        if base.__name__ in ADAPTERS and issubclass(config._target, Model):
             return ADAPTERS[base.__name__]
     raise InputError(
         f"The teacher's model, {type(config).__name__}, cannot be distilled yet. Teachers can be: nerfacto, "

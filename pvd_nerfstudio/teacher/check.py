@@ -56,6 +56,15 @@ def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
         )
 
 
+def keep_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
+    """Give made-up views the teacher's frame, which the student's run then records as its own."""
+    path = teacher.run.config_path.parent / "dataparser_transforms.json"
+    if path.is_file():
+        frame = json.loads(path.read_text("utf8"))
+        outputs.dataparser_transform = torch.tensor(frame["transform"], dtype=torch.float32)
+        outputs.dataparser_scale = frame["scale"]
+
+
 def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, step_size: float, threshold: float) -> None:
     """Mark the cells in which one sample of the teacher would have an opacity above `threshold`.
 

@@ -142,7 +142,9 @@ def _rays_that_meet_something(
     for _ in range(50):
         rays = draw_rays(count, generator)
         shift = torch.rand(count, 1, generator=generator, device=generator.device)
-        index = shared.march(rays.origins, rays.directions, shift).ray_indices.unique()[: count - found]
+        index = shared.march(rays.origins, rays.directions, shift).ray_indices.unique()
+        mixed = torch.randperm(len(index), generator=generator, device=index.device)
+        index = index[mixed[: count - found]]
         kept_rays.append(rays[index])
         kept_shift.append(shift[index])
         found += len(index)
