@@ -176,8 +176,7 @@ class Demo:
                 learnt = rows[1].render(lambda view: student.get_outputs_for_camera(view)["rgb"], camera, truth)
                 compared.append(ComparedView(truth, own, learnt))
                 bar((index + 1) / (len(dataset) + 4))
-        gap = rows[0].mean("psnr") - rows[1].mean("psnr")
-        title = f"nerfacto to mlp: {gap:+.2f} dB under the teacher" if gap > 0 else "nerfacto to mlp"
+        title = " to ".join(f"{name}, {row.mean('psnr'):.1f} dB" for name, row in zip(("nerfacto", "mlp"), rows))
         save_comparison(compared[:: max(1, len(compared) // 3)][:3], self.output / "compare.png", title)
         path = like(dataset.cameras, sphere(48, CAMERA_RADIUS, torch.zeros(3))[12:36]).to(teacher.device)
         frames = [student.get_outputs_for_camera(path[number : number + 1])["rgb"] for number in range(len(path))]
