@@ -12,8 +12,6 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor
 from torch.nn import Parameter
-from torchmetrics.functional import structural_similarity_index_measure
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
@@ -155,6 +153,8 @@ class StudentModel(Model):
 
     def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """PSNR against the pixels of a batch."""
+        from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415
+
         target = self.renderer_rgb.blend_background(batch["image"].to(self.device))
         return {"psnr": peak_signal_noise_ratio(outputs["rgb"], target, data_range=1.0)}
 
@@ -185,7 +185,13 @@ class StudentModel(Model):
 
 
 def image_metrics(rgb: Tensor, target: Tensor) -> dict[str, float]:
-    """PSNR, SSIM and, where its weights are on disk, LPIPS of two pictures `[height, width, 3]`."""
+    """PSNR, SSIM and, where its weights are on disk, LPIPS of two pictures `[height, width, 3]`.
+
+    torchmetrics takes a second to import, which `ns-train --help` must not pay for.
+    """
+    from torchmetrics.functional import structural_similarity_index_measure  # noqa: PLC0415
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415
+
     pair = [image.moveaxis(-1, 0)[None].clamp(0, 1) for image in (rgb, target)]
     metrics = {
         "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),

@@ -15,8 +15,6 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.space import Space
@@ -119,6 +117,8 @@ class FrozenTeacher:
 @contextmanager
 def no_lpips() -> Iterator[None]:
     """Stock models can be built without LPIPS, whose AlexNet would be downloaded; the metric is absent then."""
+    from torchmetrics import Metric  # noqa: PLC0415
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity  # noqa: PLC0415
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
