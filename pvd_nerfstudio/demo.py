@@ -89,7 +89,10 @@ class Demo:
             scene = self.output / "scene"
             write_scene(scene, size=self.size, progress=_bar(progress, "Ray-tracing a scene"))
             with no_lpips():
-                teacher = train(self._teacher_config(scene), _bar(progress, "Training a hash teacher"))
+                teacher = train(
+                    _quiet(small_nerfacto(scene, self.teacher_steps), self.output, "teacher"),
+                    _bar(progress, "Training a hash teacher"),
+                )
             student = train(self._student_config(teacher[0]), _bar(progress, "Distilling it into an MLP"))
             rows = self._evaluate(scene, teacher, student, _bar(progress, "Rendering"))
         CONSOLE.print(_table(rows))
@@ -107,38 +110,6 @@ class Demo:
             shutil.rmtree(self.output)
         self.output.mkdir(parents=True, exist_ok=True)
         mark.touch()
-
-    def _teacher_config(self, scene: Path) -> TrainerConfig:
-        """nerfstudio's nerfacto, small, on pictures with an alpha channel and a random background."""
-        config: TrainerConfig = copy.deepcopy(all_methods["nerfacto"])  # type: ignore[assignment]
-        config.pipeline.datamanager = VanillaDataManagerConfig(
-            dataparser=BlenderDataParserConfig(data=scene, alpha_color=None), train_num_rays_per_batch=512
-        )
-        config.pipeline.model = NerfactoModelConfig(
-            implementation="torch",
-            near_plane=2.0,
-            far_plane=6.0,
-            disable_scene_contraction=True,
-            background_color="random",
-            use_appearance_embedding=False,
-            camera_optimizer=CameraOptimizerConfig(mode="off"),
-            average_init_density=1.0,
-            log2_hashmap_size=15,
-            max_res=256,
-            num_levels=8,
-            features_per_level=4,
-            num_proposal_iterations=1,
-            num_proposal_samples_per_ray=(48,),
-            num_nerf_samples_per_ray=24,
-            proposal_net_args_list=[{"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": 64}],
-            proposal_initial_sampler="uniform",
-            distortion_loss_mult=0.0,
-            eval_num_rays_per_chunk=4096,
-        )
-        for group in config.optimizers.values():
-            group["optimizer"].lr, group["scheduler"].max_steps = 2e-2, 4 * self.teacher_steps
-        config.max_num_iterations = self.teacher_steps
-        return _quiet(config, self.output, "teacher")
 
     def _student_config(self, teacher: Path) -> TrainerConfig:
         """What `ns-train pvd-distill --teacher-checkpoint ...` makes of its options."""
@@ -183,6 +154,39 @@ class Demo:
         save_film(frames, self.output / "student.mp4")
         bar(1.0)
         return rows
+
+
+def small_nerfacto(scene: Path, steps: int) -> TrainerConfig:
+    """nerfstudio's nerfacto, small, on pictures with an alpha channel and a random background."""
+    config: TrainerConfig = copy.deepcopy(all_methods["nerfacto"])  # type: ignore[assignment]
+    config.pipeline.datamanager = VanillaDataManagerConfig(
+        dataparser=BlenderDataParserConfig(data=scene, alpha_color=None), train_num_rays_per_batch=512
+    )
+    config.pipeline.model = NerfactoModelConfig(
+        implementation="torch",
+        near_plane=2.0,
+        far_plane=6.0,
+        disable_scene_contraction=True,
+        background_color="random",
+        use_appearance_embedding=False,
+        camera_optimizer=CameraOptimizerConfig(mode="off"),
+        average_init_density=1.0,
+        log2_hashmap_size=15,
+        max_res=256,
+        num_levels=8,
+        features_per_level=4,
+        num_proposal_iterations=1,
+        num_proposal_samples_per_ray=(48,),
+        num_nerf_samples_per_ray=24,
+        proposal_net_args_list=[{"hidden_dim": 16, "log2_hashmap_size": 14, "num_levels": 4, "max_res": 64}],
+        proposal_initial_sampler="uniform",
+        distortion_loss_mult=0.0,
+        eval_num_rays_per_chunk=4096,
+    )
+    for group in config.optimizers.values():
+        group["optimizer"].lr, group["scheduler"].max_steps = 2e-2, 4 * steps
+    config.max_num_iterations = steps
+    return config
 
 
 def train(config: TrainerConfig, bar: Callable[[float], None]) -> tuple[Path, float]:

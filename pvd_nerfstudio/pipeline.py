@@ -150,7 +150,7 @@ class DistillationPipeline(VanillaPipeline):
         """
         student = self.student
         share, shift = torch.rand(2, len(rays.origins), 1, generator=generator, device=generator.device)
-        whole = share < (self.config.distillation.whole_rays)
+        whole = share < self.config.distillation.whole_rays
         return RayBundle(
             origins=rays.origins,
             directions=rays.directions,

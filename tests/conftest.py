@@ -1,21 +1,16 @@
 """A tiny scene, a teacher of it and one distilled run, made once for all tests."""
 
-import copy
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 import tyro
-from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion, all_methods
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
-from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.models.nerfacto import NerfactoModelConfig
 
-from pvd_nerfstudio.demo import train
+from pvd_nerfstudio.demo import small_nerfacto, train
 from pvd_nerfstudio.demo_scene import write_scene
 from pvd_nerfstudio.teacher.frozen import no_lpips
 
@@ -75,28 +70,17 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def teacher(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """nerfacto, trained just long enough to have a density that is worth a grid."""
-    config: TrainerConfig = copy.deepcopy(all_methods["nerfacto"])  # type: ignore[assignment]
-    config.pipeline.datamanager = VanillaDataManagerConfig(
-        dataparser=BlenderDataParserConfig(data=scene, alpha_color=None), train_num_rays_per_batch=512
-    )
-    config.pipeline.model = NerfactoModelConfig(
-        implementation="torch",
-        near_plane=2.0,
-        far_plane=6.0,
-        disable_scene_contraction=True,
-        background_color="random",
-        camera_optimizer=CameraOptimizerConfig(mode="off"),
+    config = small_nerfacto(scene, steps=150)
+    config.pipeline.model = replace(
+        config.pipeline.model,
+        use_appearance_embedding=True,
         log2_hashmap_size=12,
         max_res=64,
         num_levels=6,
-        num_proposal_iterations=1,
-        num_proposal_samples_per_ray=(32,),
+        features_per_level=2,
         num_nerf_samples_per_ray=16,
-        proposal_net_args_list=[{"hidden_dim": 16, "log2_hashmap_size": 12, "num_levels": 4, "max_res": 32}],
-        proposal_initial_sampler="uniform",
-        distortion_loss_mult=0.0,
+        num_proposal_samples_per_ray=(32,),
     )
-    config.max_num_iterations = 150
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
     with no_lpips():
         folder, _ = train(quiet(config, tmp_path_factory.mktemp("teacher"), "teacher"), lambda share: None)

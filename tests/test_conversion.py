@@ -111,6 +111,14 @@ def test_metrics_have_nerfstudios_names(student: Run) -> None:
     assert {"img", "accumulation", "depth"} == set(images)
 
 
+def test_evaluation_goes_round_the_views_and_depends_on_the_step_alone(student: Run) -> None:
+    _, pipeline, _, _ = eval_setup(student.config)
+    views = [pipeline.datamanager.next_eval_image(step)[0].camera_to_worlds for step in range(0, 10000, 500)]
+    assert len(torch.cat(views).unique(dim=0)) == len(pipeline.datamanager.eval_dataset)
+    again = pipeline.datamanager.next_eval(1500)[0], pipeline.datamanager.next_eval(1500)[0]
+    assert torch.equal(again[0].directions, again[1].directions)
+
+
 def test_exporter_gets_rays_and_a_real_alpha(student: Run) -> None:
     _, pipeline, _, _ = eval_setup(student.config)
     pipeline.datamanager.train_pixel_sampler.num_rays_per_batch = 500

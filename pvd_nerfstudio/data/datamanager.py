@@ -156,12 +156,14 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.eval_count += 1
         camera, batch = self.next_eval_image(step)
         rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-        chosen = torch.randint(len(rays), (self.config.eval_num_rays_per_batch,))
+        count = self.config.eval_num_rays_per_batch
+        chosen = torch.randint(len(rays), (count,), generator=Generator().manual_seed(step))
         return rays[chosen.to(rays.origins.device)], {"image": batch["image"].flatten(0, 1)[chosen]}
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
-        """One evaluation view after the other."""
-        return self.eval_dataloader.get_camera(step % len(self.eval_dataset))
+        """An evaluation view, random but the same for the same step."""
+        view = torch.randint(len(self.eval_dataset), (1,), generator=Generator().manual_seed(step))
+        return self.eval_dataloader.get_camera(int(view))
 
     @cached_property
     def _photographs(self) -> list[Tensor]:

@@ -94,10 +94,6 @@ class StudentField(Field):
         encoded = self.direction_encoding(get_normalized_directions(directions))
         return self.color_head(torch.cat([encoded, feature], dim=-1)).float()
 
-    def density(self, positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 1"]:
-        """Density at world positions."""
-        return to_density(self.shallow(positions)[0])
-
     def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
         """nerfstudio's name for the shallow block."""
         shape = ray_samples.frustums.shape
