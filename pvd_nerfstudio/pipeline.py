@@ -5,27 +5,35 @@ The whole method in one page; its parts are in `distillation/`.
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
+from torch.nn import Parameter
+from torch.nn.parallel import DistributedDataParallel
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
 from pvd_nerfstudio.data.views import split_rays
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets, TargetBank, seeded_generator
+from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.student.model import StudentModel, StudentModelConfig
+from pvd_nerfstudio.student.fields.base import FeatureFieldConfig
+from pvd_nerfstudio.student.model import PointAnswers, StudentModel, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.offers import offers_table
+from pvd_nerfstudio.teacher.pixels import ask_for_pixels, fill_grid_from_views, show
 from pvd_nerfstudio.teacher.targets import SharedSamples, ask_for_part, render_teacher
 
 
@@ -61,7 +69,8 @@ class DistillationPipeline(VanillaPipeline):
     def __init__(self, config: DistillationPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any) -> None:
         started, teacher = time.perf_counter(), None
         if test_mode == "val" and config.teacher is not None:
-            teacher = FrozenTeacher(find_run(config.teacher), device)
+            place = config.datamanager.data or config.datamanager.dataparser.data
+            teacher = FrozenTeacher(find_run(config.teacher), device, place)
             config.datamanager.orbit.box = tuple(teacher.aabb.flatten().tolist())
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = started
@@ -69,6 +78,7 @@ class DistillationPipeline(VanillaPipeline):
         self._seed = config.seed + 100003 * rank
         self._teacher = teacher
         self._bank: TargetBank | None = None
+        self.projection: FeatureProjection | None = None
         if teacher is not None:
             self._hand_over(teacher)
         elif test_mode == "val":
@@ -103,11 +113,12 @@ class DistillationPipeline(VanillaPipeline):
             rays = bank.draw_rays(method.rays_per_step, generator)
             outputs = self._model(self._ray_bundle(rays, generator))
             loss_dict["pixel_loss"], metrics["psnr_teacher"] = self._pixel_loss(outputs, rays, stage, generator)
+        loss_dict |= self.student.field.regularization(generator)
         return outputs, loss_dict, metrics
 
     def stage(self, step: int) -> Stage:
-        """The stage of a step. Without a teacher (a run resumed on photographs) there are only pixels to learn from."""
-        if self._teacher is None:
+        """The stage of a step; pixels alone for a teacher without density and for a run resumed on photographs."""
+        if self._teacher is None or not self._teacher.has_density:
             return Stage("pixels", LossWeights(pixel=1.0))
         return self.config.distillation.stage(step / self.config.steps)
 
@@ -121,7 +132,8 @@ class DistillationPipeline(VanillaPipeline):
         weights, norm = stage.weights, self._norm
         terms: dict[str, Tensor] = {}
         if weights.feature and teacher.feature is not None:
-            terms["feature_loss"] = weights.feature * losses.feature_loss(student["feature"], teacher.feature, norm)
+            feature = student["feature"] if self.projection is None else self.projection(student["feature"])
+            terms["feature_loss"] = weights.feature * losses.feature_loss(feature, teacher.feature, norm)
         density = student["log_density"], teacher.log_density
         if weights.log_density:
             terms["log_density_loss"] = weights.log_density * losses.log_density_loss(*density, norm)
@@ -166,8 +178,14 @@ class DistillationPipeline(VanillaPipeline):
             keep_frame(teacher, data.train_dataparser_outputs)
         else:
             check_frame(teacher, data.train_dataparser_outputs)
-        self._check_features(teacher)
-        fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
+        self._print_offers(teacher)
+        self._align_features(teacher)
+        if teacher.has_density:
+            fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
+        else:
+            CONSOLE.print("The teacher has no field that answers at points: its pictures alone are distilled.")
+            fill_grid_from_views(student.grid, teacher, data.draw_views)
+        student.grow(0.0, teacher=self._point_answers)
         check_pictures(teacher, self._shared_samples(near=0.0), data.eval_dataset, student.renderer_rgb)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
@@ -175,23 +193,71 @@ class DistillationPipeline(VanillaPipeline):
         if config.inherit_color_head:
             self._inherit_color_head(teacher)
 
-    def _check_features(self, teacher: FrozenTeacher) -> None:
-        """The feature loss needs vectors of one width."""
-        somewhere = teacher.aabb.mean(dim=0, keepdim=True)
-        feature = teacher.query(somewhere, torch.ones_like(somewhere)).feature
-        theirs, ours = 0 if feature is None else feature.shape[1], self.student.config.chosen.feature_dim
-        if self.config.distillation.feature_weight and theirs != ours:
-            name = self.student.config.student
+    def _print_offers(self, teacher: FrozenTeacher) -> None:
+        chosen = self.student.config.chosen
+        table = offers_table(
+            teacher=teacher.run.config.method_name or "teacher",
+            student=self.student.config.student,
+            teacher_feature_dim=teacher.feature_dim,
+            student_feature_dim=chosen.feature_dim if isinstance(chosen, FeatureFieldConfig) else None,
+            has_density=teacher.has_density,
+            wants_features=self.config.distillation.feature_weight > 0,
+        )
+        CONSOLE.print(table)
+
+    def _align_features(self, teacher: FrozenTeacher) -> None:
+        """Drop the feature loss where a side has no feature; where the widths differ, learn a projection.
+
+        Raises:
+            InputError: there is nothing to compare, but the user asks for the feature loss.
+        """
+        method, student = self.config.distillation, self.student.config
+        theirs = teacher.feature_dim
+        ours = student.chosen.feature_dim if isinstance(student.chosen, FeatureFieldConfig) else None
+        if not (method.feature_weight or method.feature_end):
+            return
+        if theirs is not None and ours is not None:
+            if theirs != ours:
+                self.projection = FeatureProjection(ours, theirs, self._seed).to(self.student.device)
+                CONSOLE.print(f"A learned projection takes the student's {ours} features to the teacher's {theirs}.")
+            return
+        side = f"The {student.student} student" if theirs is not None else "This teacher"
+        if method.insists_on_features:
             raise InputError(
-                f"The feature loss compares vectors of one width, but the teacher's have {theirs} channels and the "
-                f"student's {ours}. Set --pipeline.model.{name}.feature-dim {theirs}, or leave the features out "
-                "with --pipeline.distillation.feature-weight 0 --pipeline.distillation.feature-end 0."
+                f"{side} has no feature vector, so there is no feature loss between the two. Leave out "
+                "--pipeline.distillation.feature-weight and --pipeline.distillation.feature-end, or set both to 0."
             )
+        CONSOLE.print(f"{side} has no feature vector: the feature stage is skipped.")
+        method.feature_weight = method.feature_end = 0.0
+
+    @property
+    def _point_answers(self) -> PointAnswers | None:
+        """What a field without any network starts from."""
+        teacher = self._teacher
+        if teacher is None or not teacher.has_density:
+            return None
+
+        def answer(positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+            said = teacher.query(point_samples(positions, directions))
+            return said.log_density, said.rgb
+
+        return answer
+
+    def drop_projection(self) -> None:
+        """Throw away what only training needs."""
+        self.projection = None
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """The student's, and the projection's where there is one."""
+        groups = super().get_param_groups()
+        return groups if self.projection is None else groups | {"projection": list(self.projection.parameters())}
 
     def _teacher_view(self, view: int) -> Tensor:
         """The teacher's picture of an evaluation view, `[height, width, 3]`, in place of its photograph."""
         assert self._teacher is not None
         cameras = self.datamanager.eval_dataset.cameras.to(self.student.device)
+        if not self._teacher.has_density:
+            return show(self._teacher, cameras[view : view + 1], self.student.renderer_rgb).cpu()
         rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
         shared = self._shared_samples(near=0.0)
         pixels = [
@@ -202,6 +268,8 @@ class DistillationPipeline(VanillaPipeline):
 
     def _inherit_color_head(self, teacher: FrozenTeacher) -> None:
         weights, head = teacher.color_head(), self.student.field.color_head
+        if head is None:
+            return
         shapes = {name: value.shape for name, value in head.state_dict().items()}
         if weights is None or {name: value.shape for name, value in weights.items()} != shapes:
             CONSOLE.print("The teacher's colour head does not fit the student's, which starts at random.")
@@ -234,6 +302,9 @@ class DistillationPipeline(VanillaPipeline):
     def _ask_teacher(self, generator: Generator) -> BankPart:
         assert self._teacher is not None
         method = self.config.distillation
+        if not self._teacher.has_density:
+            shared = self._shared_samples(self.student.near)
+            return ask_for_pixels(self._teacher, shared, self.datamanager.draw_views, method.rays_per_part, generator)
         return ask_for_part(
             self._teacher,
             self._shared_samples(self.student.near),
@@ -256,9 +327,22 @@ class DistillationPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """nerfstudio's, and at the end the teacher's share of the time."""
+        """nerfstudio's; growth of the student before each step; at the end the teacher's share of the time."""
+        optimizers = training_callback_attributes.optimizers
+        grow = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], partial(self._grow, optimizers))
         report = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._report_time)
-        return [*super().get_training_callbacks(training_callback_attributes), report]
+        return [*super().get_training_callbacks(training_callback_attributes), grow, report]
+
+    def _grow(self, optimizers: Optimizers | None, step: int) -> None:
+        """Give the student the size of this step; several processes (DDP) must wrap what changed anew."""
+        assert optimizers is not None
+        grew = self.student.grow(step / self.config.steps, optimizers.optimizers["fields"], self._point_answers)
+        if grew:
+            optimizers.parameters |= self.student.get_param_groups()
+        if grew and self.world_size > 1:
+            rank = torch.distributed.get_rank() % torch.cuda.device_count()
+            wrapped: Any = DistributedDataParallel(self.student, device_ids=[rank], find_unused_parameters=True)
+            self._model = wrapped
 
     def _report_time(self, step: int) -> None:
         del step

@@ -11,7 +11,10 @@ pvd_distill = MethodSpecification(
         steps_per_save=1000,
         steps_per_eval_batch=500,
         steps_per_eval_image=500,
-        optimizers={"fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()}},
+        optimizers={
+            "fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
+            "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": CosineSchedulerConfig()},
+        },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 13),
         vis="viewer",
     ),

@@ -9,11 +9,10 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
-from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.markup import escape
 from torch.optim import Optimizer
@@ -23,8 +22,14 @@ from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig, unreadable
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
+from pvd_nerfstudio.student.memory import check_fits
+from pvd_nerfstudio.student.model import StudentModelConfig
+from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
 from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run
+
+GRID_BYTES = 40
+"""What a cell of the occupancy grid takes while it is filled."""
 
 
 @dataclass
@@ -80,7 +85,7 @@ class PVDTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: PVDTrainer)
     teacher_checkpoint: Path | None = None
     """The run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
-    student: Literal["mlp", "hash"] = "mlp"
+    student: StudentName = "mlp"
     """Architecture to convert to."""
     max_num_iterations: int = 0
     """Steps of the whole run, a resumed one's earlier part included; 0: what suits the student."""
@@ -141,7 +146,7 @@ class PVDTrainerConfig(TrainerConfig):
                 f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
                 "Correct --data, or leave it out: the photographs are needed for evaluation alone."
             )
-        if data.orbit.radius == 0:
+        if data.orbit.radius == 0 and space.near > 0:
             data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
 
     def _take_over_own_run(self) -> None:
@@ -174,13 +179,33 @@ class PVDTrainerConfig(TrainerConfig):
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
         pipeline.distillation = pipeline.distillation.resolved()
         pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
-        group = self.optimizers["fields"]
-        group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate
-        group["scheduler"].max_steps = self.max_num_iterations
-        if model.hash.implementation == "auto":
-            model.hash.implementation = "tcnn" if TCNN_EXISTS and self.machine.device_type == "cuda" else "torch"
+        for group in self.optimizers.values():
+            group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate
+            group["scheduler"].max_steps = self.max_num_iterations
+        self._check_student(model)
         if self.experiment_name is None:
             self.experiment_name = Path(pipeline.datamanager.dataparser.data).stem or "unnamed"
+
+    def _check_student(self, model: StudentModelConfig) -> None:
+        """Sizes that make no sense or do not fit are refused before anything is built."""
+        chosen = {model.student: model.chosen, **model.chosen_parts}
+        for config in chosen.values():
+            config.settle(self.machine.device_type)
+            config.check()
+        check_fits(
+            sum(config.training_bytes for config in chosen.values()),
+            self.machine.device_type,
+            f"A {model.student} student of these sizes",
+            f"Lower the sizes, --pipeline.model.{'|'.join(chosen)}.*.",
+        )
+        check_fits(
+            GRID_BYTES * model.grid_resolution**3,
+            self.machine.device_type,
+            f"An occupancy grid of {model.grid_resolution}^3 cells",
+            "Lower --pipeline.model.grid-resolution.",
+        )
+        for name in set(STUDENTS) - set(BUILT_IN) - set(chosen):
+            setattr(model, name, None)  # so that the run opens where that student's package is not installed
 
     def save_config(self) -> None:
         """Nothing yet: the trainer writes config.yml once teacher and data have passed their checks."""
@@ -204,6 +229,13 @@ class PVDTrainer(Trainer):
             stop(error)
         if self.local_rank == 0:
             TrainerConfig.save_config(self.config)
+
+    def setup_optimizers(self) -> Optimizers:
+        """nerfstudio's, which load what a checkpoint says of the groups that are here.
+
+        A feature projection has one, and is not there when a run goes on without its teacher.
+        """
+        return _Optimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 
     def train(self) -> None:
         """Train up to `max_num_iterations` steps in all; Ctrl-C saves what is there."""
@@ -236,6 +268,8 @@ class PVDTrainer(Trainer):
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
         """Save beside the old checkpoint and only then take its place: an interruption never costs both."""
+        if step + 1 >= self.config.pipeline.steps:
+            self.pipeline.drop_projection()
         final = self.checkpoint_dir
         final.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".saving-") as folder:
@@ -258,6 +292,14 @@ class PVDTrainer(Trainer):
                 f"{self.base_dir} already holds a run. Choose another --timestamp or --experiment-name, "
                 f"or resume it with --load-dir {self.checkpoint_dir}."
             )
+
+
+class _Optimizers(Optimizers):
+    def load_optimizers(self, loaded_state: dict[str, Any]) -> None:
+        super().load_optimizers({name: state for name, state in loaded_state.items() if name in self.optimizers})
+
+    def load_schedulers(self, loaded_state: dict[str, Any]) -> None:
+        super().load_schedulers({name: state for name, state in loaded_state.items() if name in self.schedulers})
 
 
 def stop(error: InputError) -> NoReturn:

@@ -1,6 +1,7 @@
 """A tiny scene, a teacher of it and one distilled run, made once for all tests."""
 
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,13 @@ SMALL = (
     *("--pipeline.model.mlp.num-layers", "3", "--pipeline.model.mlp.hidden-dim", "64"),
     *("--pipeline.model.hash.log2-hashmap-size", "12", "--pipeline.model.hash.num-levels", "6"),
     *("--pipeline.model.hash.max-res", "64", "--pipeline.model.grid-resolution", "32"),
+    *(
+        option
+        for name in ("vm", "cp", "triplane")
+        for size in (("resolution", "24"), ("start-resolution", "12"), ("color-components", "8"))
+        for option in (f"--pipeline.model.{name}.{size[0]}", size[1])
+    ),
+    *("--pipeline.model.sparse.resolution", "32"),
     *("--pipeline.model.render-step-size", "0.05"),
     *("--pipeline.distillation.rays-per-part", "256", "--pipeline.distillation.points-per-part", "512"),
     *("--pipeline.distillation.rays-per-step", "64", "--pipeline.distillation.points-per-step", "256"),
@@ -96,3 +104,17 @@ def student(teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
         lambda share: None,
     )
     return Run(folder)
+
+
+@pytest.fixture(scope="session")
+def families(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Path]]:
+    """A tiny run of every family of teachers, made when it is first asked for."""
+    from teachers import FAMILIES, tcnn_stand_in  # noqa: PLC0415
+
+    class Families(dict[str, Path]):
+        def __missing__(self, name: str) -> Path:
+            self[name] = FAMILIES[name](scene, tmp_path_factory.mktemp(name))
+            return self[name]
+
+    with tcnn_stand_in():
+        yield Families()

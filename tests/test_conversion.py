@@ -12,6 +12,7 @@ from nerfstudio.utils.eval_utils import eval_setup
 from pvd_nerfstudio.demo import train
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.student.model import StudentModel
+from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.trainer import PVDTrainer
@@ -45,8 +46,8 @@ def test_teacher_answers_as_its_own_field_does(teacher: Run) -> None:
     frozen = FrozenTeacher(find_run(teacher.folder), "cpu")
     positions = torch.rand(300, 3) * 2 - 1
     directions = torch.nn.functional.normalize(torch.randn(300, 3), dim=-1)
-    answer = frozen.query(positions, directions, chunk=128)
-    torch.testing.assert_close(answer.log_density.exp(), frozen.density(positions), rtol=1e-4, atol=1e-6)
+    answer = frozen.query(point_samples(positions, directions), chunk=128)
+    torch.testing.assert_close(answer.log_density.exp(), frozen.density(positions, 0.01), rtol=1e-4, atol=1e-6)
     assert answer.feature is not None and answer.feature.shape == (300, 15)
     assert frozen.seconds > 0
     assert not frozen.model.training and not any(p.requires_grad for p in frozen.model.parameters())
@@ -66,7 +67,7 @@ def test_inherited_colour_head_gives_the_teachers_colours(teacher: Run, appearan
     assert weights is not None
     student.field.color_head.load_state_dict(weights)
     positions, directions = torch.rand(50, 3) - 0.5, torch.nn.functional.normalize(torch.randn(50, 3), dim=-1)
-    answer = frozen.query(positions, directions)
+    answer = frozen.query(point_samples(positions, directions))
     torch.testing.assert_close(student.field.deep(answer.feature, directions), answer.rgb, atol=1e-5, rtol=1e-4)
 
 

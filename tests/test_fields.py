@@ -1,19 +1,57 @@
-"""The student's fields: nerfstudio's own values, their bound, and the contraction of the teacher."""
+"""The student fields: nerfstudio's own values, and what each of them must be able to learn from a teacher."""
 
 import pytest
 import torch
-from nerfstudio.field_components.encodings import HashEncoding
+from nerfstudio.field_components.encodings import HashEncoding, TensorCPEncoding, TensorVMEncoding, TriplaneEncoding
 from nerfstudio.field_components.spatial_distortions import SceneContraction
+from torch import nn
 
-from pvd_nerfstudio.student.fields.base import FieldConfig, to_density
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
+from pvd_nerfstudio.student.fields.growth import Moment, grow
 from pvd_nerfstudio.student.fields.hash import HashFieldConfig, OneGatherHashEncoding
+from pvd_nerfstudio.student.fields.hybrid import HybridFieldConfig
+from pvd_nerfstudio.student.fields.interpolation import cell_corners
+from pvd_nerfstudio.student.fields.low_rank import CPFieldConfig, LowRankFieldConfig, TriplaneFieldConfig, VMFieldConfig
 from pvd_nerfstudio.student.fields.mlp import MLPFieldConfig
+from pvd_nerfstudio.student.fields.sparse import EMPTY, SparseFieldConfig
 
 AABB = torch.tensor([[-1.5, -1.0, -1.0], [1.5, 1.0, 2.0]])
-CONFIGS = [
-    MLPFieldConfig(num_layers=4, hidden_dim=32),
-    HashFieldConfig(num_levels=4, log2_hashmap_size=10, max_res=64, implementation="torch"),
-]
+RANKS = {"density_components": 3, "color_components": 5, "start_resolution": 6, "resolution": 12}
+CONFIGS = {
+    "mlp": MLPFieldConfig(num_layers=4, hidden_dim=32),
+    "hash": HashFieldConfig(num_levels=4, log2_hashmap_size=10, max_res=64, implementation="torch"),
+    "vm": VMFieldConfig(**RANKS),
+    "cp": CPFieldConfig(**RANKS),
+    "triplane": TriplaneFieldConfig(**RANKS),
+    "sparse": SparseFieldConfig(resolution=16, subdivide_at=(0.3, 0.6), prune_at=(0.8,)),
+}
+HYBRIDS = [("hash", "vm"), ("mlp", "sparse"), ("cp", "triplane")]
+
+
+def everywhere(unit: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(unit[:, 0], dtype=torch.bool)
+
+
+def ball(unit: torch.Tensor) -> torch.Tensor:
+    return (unit - 0.5).norm(dim=-1) < 0.3
+
+
+def directions(count: int) -> torch.Tensor:
+    return nn.functional.normalize(torch.randn(count, 3), dim=-1)
+
+
+def build(name: str, contracted: bool = False, occupied=everywhere) -> StudentField:
+    torch.manual_seed(0)
+    field = CONFIGS[name].setup(aabb=AABB, contracted=contracted)
+    grow(field, Moment(0.0, occupied))
+    return field
+
+
+def compose(parts: tuple[str, str]) -> StudentField:
+    field = HybridFieldConfig(parts=parts).setup(aabb=AABB, contracted=False, parts=CONFIGS)
+    grow(field, Moment(0.0, everywhere))
+    return field
 
 
 def test_one_look_up_gives_nerfstudios_values_and_gradients() -> None:
@@ -28,25 +66,73 @@ def test_one_look_up_gives_nerfstudios_values_and_gradients() -> None:
     torch.testing.assert_close(ours.hash_table.grad, theirs.hash_table.grad, atol=1e-8, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["mlp", "hash"])
-def test_every_weight_learns_and_colours_stay_in_range(config: FieldConfig) -> None:
-    field = config.setup(aabb=AABB, contracted=False)
-    log_density, feature = field.shallow(torch.rand(200, 3) * 2 - 1)
-    rgb = field.deep(feature, torch.nn.functional.normalize(torch.randn(200, 3), dim=-1))
-    assert log_density.shape == (200, 1) and feature.shape == (200, config.feature_dim)
+@pytest.mark.parametrize(
+    ("config", "theirs"),
+    [
+        (VMFieldConfig(start_resolution=9, resolution=9), TensorVMEncoding(9, 4)),
+        (CPFieldConfig(start_resolution=9, resolution=9), TensorCPEncoding(9, 4)),
+        (TriplaneFieldConfig(start_resolution=9, resolution=9), TriplaneEncoding(9, 4, reduce="product")),
+    ],
+    ids=["vm", "cp", "triplane"],
+)
+def test_factors_have_nerfstudios_values_and_gradients(config: LowRankFieldConfig, theirs: nn.Module) -> None:
+    ours = config.factors(4)
+    ours.load_state_dict(theirs.state_dict())
+    points = torch.rand(500, 3)
+    points[0], points[1], points[2] = 0.0, 1.0, 0.5
+    answers = ours(points), theirs(2 * points - 1)
+    torch.testing.assert_close(*answers, atol=1e-7, rtol=1e-4)
+    for answer in answers:
+        answer.square().sum().backward()
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(dict(ours.named_parameters())[name].grad, parameter.grad, atol=1e-7, rtol=1e-3)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_linear_functions_are_interpolated_exactly(axes: int) -> None:
+    unit, vertices = torch.rand(200, axes), 5
+    unit[0], unit[1] = 0.0, 1.0
+    number, weight = cell_corners(unit, vertices)
+    place = torch.stack([number // vertices**k % vertices for k in reversed(range(axes))], dim=-1) / (vertices - 1)
+    torch.testing.assert_close((place * weight[..., None]).sum(dim=1), unit, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(weight.sum(dim=1), torch.ones(200))
+
+
+@pytest.mark.parametrize("field", [*CONFIGS, *HYBRIDS], ids=str)
+def test_every_weight_learns_and_colours_stay_in_range(field: str | tuple[str, str]) -> None:
+    student = build(field) if isinstance(field, str) else compose(field)
+    log_density, feature = student.shallow(torch.rand(200, 3) * 2 - 1)
+    rgb = student.deep(feature, directions(200))
+    assert log_density.shape == (200, 1)
     assert rgb.min() >= 0 and rgb.max() <= 1
-    (log_density.sum() + rgb.sum()).backward()
-    for name, parameter in field.named_parameters():
+    (log_density.square().sum() + rgb.sum()).backward()
+    for name, parameter in student.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "sparse"])
+def test_features_have_the_width_that_was_asked_for(name: str) -> None:
+    assert build(name).shallow(torch.rand(9, 3))[1].shape == (9, CONFIGS[name].feature_dim)
+    assert CONFIGS[name].has_features
+
+
 def test_contracted_student_sees_the_space_that_nerfacto_sees() -> None:
-    field = CONFIGS[0].setup(aabb=AABB, contracted=True)
+    field = build("mlp", contracted=True)
     far = torch.tensor([[3.0, -8.0, 0.4], [40.0, 2.0, 900.0]])
     seen = []
     field.encode = lambda unit: seen.append(unit) or torch.zeros(len(unit), 16)
     field.shallow(far)
     torch.testing.assert_close(seen[0], (SceneContraction(order=float("inf"))(far) + 2) / 4)
+
+
+@pytest.mark.parametrize("contracted", [False, True])
+def test_the_way_back_from_the_unit_cube(contracted: bool) -> None:
+    field = build("mlp", contracted)
+    positions = AABB[0] + torch.rand(300, 3) * (AABB[1] - AABB[0]) * (5 if contracted else 1)
+    seen = []
+    field.encode = lambda unit: seen.append(unit) or torch.zeros(len(unit), 16)
+    field.shallow(positions)
+    torch.testing.assert_close(field.world(seen[0]), positions, atol=1e-3, rtol=1e-4)
 
 
 def test_density_is_bounded() -> None:
@@ -57,3 +143,203 @@ def test_density_is_bounded() -> None:
 
 def test_learning_rate_falls_with_the_width() -> None:
     assert MLPFieldConfig(hidden_dim=256).learning_rate < MLPFieldConfig(hidden_dim=128).learning_rate
+
+
+def test_constant_factors_give_the_closed_form() -> None:
+    field = build("vm")
+    with torch.no_grad():
+        for factor in field.parameters():
+            factor.fill_(0.5)
+        log_density, feature = field.shallow(torch.rand(20, 3))
+    assert log_density.unique() == pytest.approx(3 * 3 * 0.25)  # directions, components, plane times line
+    assert feature.unique() == pytest.approx(3 * 5 * 0.25 * 0.5)
+
+
+# Growth
+
+
+@pytest.mark.parametrize("name", ["vm", "cp", "triplane"])
+def test_factors_grow_by_schedule_from_coarse_to_fine(name: str) -> None:
+    config = CONFIGS[name]
+    sizes = [config.resolution_at(progress) for progress in (0.0, *config.grow_at, 0.999)]
+    assert sizes[0] == config.start_resolution and sizes[-1] == config.resolution
+    assert sizes == sorted(sizes)
+
+
+def test_growth_keeps_a_linear_factor_and_what_the_optimiser_remembers() -> None:
+    field = build("vm")
+    ramp = torch.linspace(0, 1, 6)
+    with torch.no_grad():
+        field.density_factors.line_coef.copy_(ramp[None, None, :, None].expand_as(field.density_factors.line_coef))
+    optimizer = torch.optim.AdamW(field.parameters(), lr=0.0)
+    field.shallow(torch.rand(100, 3))[0].sum().backward()
+    optimizer.step()
+    before = field.shallow(torch.full((1, 3), 0.2))[0]
+    assert grow(field, Moment(0.9, everywhere, optimizer))
+    assert not grow(field, Moment(0.9, everywhere, optimizer))
+    line = field.density_factors.line_coef
+    assert line.shape[2] == 12
+    torch.testing.assert_close(line[0, 0, :, 0], torch.linspace(0, 1, 12))
+    assert before.shape == field.shallow(torch.full((1, 3), 0.2))[0].shape
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in held} == {id(parameter) for parameter in field.parameters()}
+    assert optimizer.state[line]["exp_avg"].shape == line.shape
+    assert optimizer.state[line]["exp_avg"].abs().sum() > 0 and optimizer.state[line]["step"] == 1
+    field.shallow(torch.rand(100, 3))[0].sum().backward()
+    optimizer.step()
+
+
+def test_l1_empties_the_density_factors_alone() -> None:
+    field = CONFIGS["vm"].setup(aabb=AABB, contracted=False)
+    assert field.regularization(torch.Generator()) == {}
+    field.density_l1 = 0.5
+    loss = field.regularization(torch.Generator())["density_l1"]
+    factors = [*field.density_factors.parameters()]
+    assert loss.item() == pytest.approx(0.5 * float(torch.cat([f.detach().flatten() for f in factors]).abs().mean()))
+    loss.backward()
+    assert all(p.grad is None for p in field.color_factors.parameters())
+
+
+# Sparse voxels
+
+
+def fine_ball() -> StudentField:
+    field = SparseFieldConfig(resolution=16, subdivide_at=(), prune_at=()).setup(aabb=AABB, contracted=False)
+    grow(field, Moment(0.0, ball))
+    return field
+
+
+def test_voxels_are_stored_only_where_space_is_occupied() -> None:
+    voxels = fine_ball().voxels
+    assert len(voxels.table) == int(voxels.stored.sum()) + 1 < voxels.index.numel()
+    inside, outside = torch.full((1, 3), 0.5), torch.full((1, 3), 0.05)
+    assert voxels(inside)[0, 0] > 0 and voxels(outside).abs().sum() == 0
+
+
+def test_nothing_is_learnt_where_nothing_is_stored() -> None:
+    field = fine_ball()
+    log_density, _ = field.shallow(AABB[0] + 0.1 + torch.rand(50, 3) * 0.1)
+    assert (log_density == EMPTY).all()
+    log_density.sum().backward()
+    assert field.voxels.table.grad is None or field.voxels.table.grad[0].abs().sum() == 0
+
+
+def test_subdivision_keeps_the_volume_and_what_the_optimiser_remembers() -> None:
+    field = build("sparse")
+    voxels = field.voxels
+    torch.nn.init.normal_(voxels.table)
+    with torch.no_grad():
+        voxels.table[0] = 0.0
+        voxels.table[:, 0] += 10.0 * (torch.arange(len(voxels.table)) > 0)
+    optimizer = torch.optim.AdamW(field.parameters(), lr=0.0, weight_decay=0.0)
+    field.encode(torch.rand(500, 3)).sum().backward()
+    optimizer.step()
+    points = torch.rand(300, 3)
+    before = field.encode(points)
+    assert grow(field, Moment(0.4, everywhere, optimizer))
+    assert voxels.index.shape == (9, 9, 9)
+    torch.testing.assert_close(field.encode(points), before, atol=1e-4, rtol=1e-4)
+    assert optimizer.state[voxels.table]["exp_avg"].shape == voxels.table.shape
+    grow(field, Moment(0.7, everywhere, optimizer))
+    assert voxels.index.shape == (17, 17, 17)
+    torch.testing.assert_close(field.encode(points), before, atol=1e-4, rtol=1e-4)
+
+
+def test_voxels_without_density_are_pruned() -> None:
+    field = build("sparse")
+    voxels = field.voxels
+    unit = torch.stack(torch.meshgrid(*[torch.linspace(0, 1, len(voxels.index))] * 3, indexing="ij"), dim=-1)
+    with torch.no_grad():
+        voxels.table[voxels.index[unit[..., 0] > 0.5].long(), 0] = 0.0
+    for progress in (0.4, 0.7, 0.85):
+        grow(field, Moment(progress, everywhere))
+    assert voxels.stored[:9].all() and not voxels.stored[12:].any()
+    assert len(voxels.table) == int(voxels.stored.sum()) + 1
+
+
+def test_voxels_load_at_the_size_that_was_saved() -> None:
+    saved = build("sparse", occupied=ball)
+    grow(saved, Moment(0.85, ball))
+    torch.nn.init.normal_(saved.voxels.table)
+    loaded = CONFIGS["sparse"].setup(aabb=AABB, contracted=False)
+    loaded.load_state_dict(saved.state_dict())
+    points = torch.rand(200, 3)
+    torch.testing.assert_close(loaded.encode(points), saved.encode(points))
+    assert not grow(loaded, Moment(0.9, ball))
+
+
+def test_factors_of_other_ranks_do_not_load() -> None:
+    saved = build("vm").state_dict()
+    other = VMFieldConfig(**RANKS | {"density_components": 4}).setup(aabb=AABB, contracted=False)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        other.load_state_dict(saved)
+
+
+def test_total_variation_is_zero_for_a_constant_volume() -> None:
+    field = build("sparse")
+    field.tv_weight = 1.0
+    smooth = field.regularization(torch.Generator().manual_seed(0))["total_variation"]
+    torch.nn.init.normal_(field.voxels.table)
+    rough = field.regularization(torch.Generator().manual_seed(0))["total_variation"]
+    assert smooth < 1e-3 < rough
+
+
+def test_spherical_harmonics_of_degree_0_look_the_same_from_everywhere() -> None:
+    config = SparseFieldConfig(resolution=8, subdivide_at=(), sh_degree=0)
+    field = config.setup(aabb=AABB, contracted=False)
+    grow(field, Moment(0.0, everywhere))
+    torch.nn.init.normal_(field.voxels.table)
+    feature = field.shallow(torch.zeros(1, 3))[1].expand(40, -1)
+    assert feature.shape[1] == config.channels - 1 == 3
+    assert field.deep(feature, directions(40)).std(dim=0).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["vm", "cp", "triplane", "sparse"])
+def test_growing_is_a_function_of_progress_alone(name: str) -> None:
+    """Whether a run was resumed on the way makes no difference."""
+    straight, resumed = build(name, occupied=ball), build(name, occupied=ball)
+    for progress in (0.05, 0.3, 0.5, 0.65, 0.9):
+        grow(straight, Moment(progress, ball))
+        grow(resumed, Moment(progress, ball))
+        fresh = CONFIGS[name].setup(aabb=AABB, contracted=False)
+        fresh.load_state_dict(resumed.state_dict())
+        resumed = fresh
+    for key, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]) if isinstance(value, torch.Tensor) else True, key
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (SparseFieldConfig(sh_degree=4), "degree 3"),
+        (SparseFieldConfig(resolution=250), "halved 2 times"),
+        (VMFieldConfig(resolution=100), "start with a resolution of 128"),
+        (CPFieldConfig(start_resolution=1), "at least 2"),
+    ],
+)
+def test_sizes_that_make_no_sense_are_refused(config: FieldConfig, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        config.check()
+
+
+def test_sizes_are_estimated_before_anything_is_allocated() -> None:
+    field = VMFieldConfig(start_resolution=300).setup(aabb=AABB, contracted=False)
+    table = sum(p.numel() for p in [*field.density_factors.parameters(), *field.color_factors.parameters()])
+    assert VMFieldConfig().num_parameters == table
+    assert VMFieldConfig().training_bytes == 16 * table
+    assert HashFieldConfig().num_parameters == 14 * 2 * 2**19
+
+
+def test_a_scene_that_fills_more_voxels_than_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvd_nerfstudio.student.memory._memory", lambda device: 10**6)
+    field = CONFIGS["sparse"].setup(aabb=AABB, contracted=False)
+    with pytest.raises(InputError, match="4,913 vertices"):
+        grow(field, Moment(0.0, everywhere))
+
+
+def test_a_composition_is_no_part_of_another() -> None:
+    with pytest.raises(InputError, match="cannot be a part"):
+        HybridFieldConfig().encoder()

@@ -138,6 +138,18 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             bundles.append(views.rays_of(self.train_cameras, count - made_up, generator))
         return views.concatenate(bundles)
 
+    def draw_views(self, count: int, generator: Generator) -> list[Cameras]:
+        """Single cameras, random training ones and made-up ones."""
+        device = generator.device
+        made_up = torch.rand(count, generator=generator, device=device) < self.config.pseudo_view_share
+        chosen = torch.randint(len(self.train_cameras), (count,), generator=generator, device=device)
+        pseudo = views.around(self.train_cameras, count, generator)
+        pairs = zip(made_up.tolist(), chosen.tolist())
+        return [
+            pseudo[i : i + 1] if invented else self.train_cameras[real : real + 1]
+            for i, (invented, real) in enumerate(pairs)
+        ]
+
     def draw_pixels(self, count: int, generator: Generator) -> tuple[RayBundle, Tensor]:
         """Rays through random pixels of the photographs, and the pixels, `[rays, 3 or 4]`."""
         chosen, pixels = views.random_pixels(self.train_cameras, count, generator)

@@ -18,7 +18,8 @@ class OrbitDataParserConfig(DataParserConfig):
 
     _target: type = field(default_factory=lambda: OrbitDataParser)
     radius: float = 0.0
-    """Distance of the cameras from the middle of the scene box; 0: between the teacher's near and far planes."""
+    """Distance of the cameras from the middle of the scene box; 0: between the teacher's near and far planes, or
+    without a near plane the diagonal of the box."""
     views: int = 100
     """Number of training views; evaluation has a tenth."""
     size: int = 200

@@ -7,6 +7,8 @@ points, then pixels. `pvd` is that schedule with the paper's numbers; `bank` is 
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import tyro
+
 from pvd_nerfstudio.errors import InputError
 
 
@@ -82,6 +84,8 @@ class DistillationConfig:
     """Steps between two new parts."""
     empty_share: float = -1
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
+    insists_on_features: tyro.conf.Suppress[bool] = False
+    """Whether the feature loss was asked for by name, not by a preset."""
 
     def resolved(self) -> "DistillationConfig":
         """The same with the preset's value wherever none was given.
@@ -90,6 +94,7 @@ class DistillationConfig:
             InputError: some stage has nothing to learn from.
         """
         chosen = {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
+        chosen["insists_on_features"] = max(self.feature_weight, self.feature_end) > 0
         config = DistillationConfig(**(PRESETS[self.preset] | chosen))
         for stage in {config.stage(start) for start in (0.0, config.feature_end, config.point_end) if start < 1}:
             if not (stage.uses_points or stage.uses_rays):
@@ -138,8 +143,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rays_per_part": 4096,
         "points_per_part": 32768,
         "parts": 128,
-        "first_parts": 8,
-        "refresh_every": 96,
+        "first_parts": 16,
+        "refresh_every": 48,
         "empty_share": 0.2,
     },
     # PVD's supplement: stage ends 2,000, 5,000 and 30,000; 4,096 rays a step; loss weights 2e-3 and 1.

@@ -80,7 +80,11 @@ class OccupancyGrid(nn.Module):
         wanted = functional.interpolate(near[None], size=(self.resolution,) * 3, mode="nearest")[0, 0] > 0
         corners = functional.max_pool3d(functional.pad(wanted[None].float(), (1,) * 6), 2, stride=1)[0] > 0
         fine = _corner_density(density, self.aabb, self.resolution, corners, chunk) > threshold
-        self.occupied.copy_(_cells(fine))
+        self.occupy(_cells(fine))
+
+    def occupy(self, cells: Bool[Tensor, "x y z"]) -> None:
+        """Mark these cells and no others."""
+        self.occupied.copy_(cells)
         self.bounds.copy_(self._occupied_bounds())
 
     def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:

@@ -1,9 +1,9 @@
 """The student: an ordinary nerfstudio model that marches through an occupancy grid and needs nothing but itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from nerfstudio.cameras.rays import RayBundle, RaySamples
@@ -12,26 +12,36 @@ from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
-from pvd_nerfstudio.student.fields.hash import HashFieldConfig
-from pvd_nerfstudio.student.fields.mlp import MLPFieldConfig
+from pvd_nerfstudio.student.fields.growth import Moment, grow
+from pvd_nerfstudio.student.registry import STUDENTS, StudentName
+
+PointAnswers = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Positions and directions `[points, 3]` to log-density `[points, 1]` and colour `[points, 3]`."""
+
+if TYPE_CHECKING:
+    StudentSizes = ModelConfig
+else:
+    StudentSizes = make_dataclass(
+        "StudentSizes",
+        [(name, config, field(default_factory=config)) for name, config in STUDENTS.items()],
+        bases=(ModelConfig,),
+    )
+    """One field a student: its sizes. Made from the registry, so that other packages' students have options too."""
 
 
 @dataclass
-class StudentModelConfig(ModelConfig):
+class StudentModelConfig(StudentSizes):
     """What is trained. The teacher's run gives what is left out."""
 
     _target: type = field(default_factory=lambda: StudentModel)
-    student: Literal["mlp", "hash"] = "mlp"
+    student: StudentName = "mlp"
     """Architecture of the student; set it with --student."""
-    mlp: MLPFieldConfig = field(default_factory=MLPFieldConfig)
-    """Sizes of the mlp student."""
-    hash: HashFieldConfig = field(default_factory=HashFieldConfig)
-    """Sizes of the hash student."""
     grid_resolution: int = 128
     """Cells of the occupancy grid along each side."""
     render_step_size: float | None = None
@@ -56,6 +66,21 @@ class StudentModelConfig(ModelConfig):
         """The chosen student's sizes."""
         return getattr(self, self.student)
 
+    @property
+    def chosen_parts(self) -> dict[str, FieldConfig]:
+        """The sizes of the students that the chosen one is composed of.
+
+        Raises:
+            InputError: there is no such student.
+        """
+        for name in self.chosen.composed_of:
+            if name not in STUDENTS or getattr(self, name).composed_of:
+                whole = [known for known in STUDENTS if not getattr(self, known).composed_of]
+                raise InputError(
+                    f"The student '{self.student}' cannot be composed of '{name}'. Parts can be: {', '.join(whole)}."
+                )
+        return {name: getattr(self, name) for name in self.chosen.composed_of}
+
 
 class StudentModel(Model):
     """A field and the occupancy grid that its samples come from."""
@@ -70,7 +95,8 @@ class StudentModel(Model):
         assert config.near_plane is not None and config.far_plane is not None and config.background_color is not None
         self.near, self.far = config.near_plane, config.far_plane
         aabb = self.scene_box.aabb
-        self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted)
+        options = {"parts": config.chosen_parts} if config.chosen.composed_of else {}
+        self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted, **options)
         self.grid = OccupancyGrid(aabb, config.grid_resolution)
         self.step_size = config.render_step_size or float((aabb[1] - aabb[0]).norm()) / 400
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
@@ -78,6 +104,27 @@ class StudentModel(Model):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
         return {"fields": list(self.field.parameters())}
+
+    def grow(self, progress: float, optimizer: Optimizer | None = None, teacher: PointAnswers | None = None) -> bool:
+        """Give the field the size that is right at a share of the run; returns whether anything changed.
+
+        Args:
+            progress: the share, in [0, 1).
+            optimizer: who learns; None before there is one.
+            teacher: answers positions and directions with log-density and colour; None where nobody can.
+        """
+
+        def occupied(unit: Tensor) -> Tensor:
+            return self.grid.contains(self.field.world(unit))
+
+        def seen_from_outside(unit: Tensor) -> tuple[Tensor, Tensor]:
+            assert teacher is not None
+            positions = self.field.world(unit)
+            inwards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
+            return teacher(positions, inwards)
+
+        answers = None if teacher is None else seen_from_outside
+        return grow(self.field, Moment(progress, occupied, optimizer, answers))
 
     @property
     def train_step_size(self) -> float:

@@ -1,9 +1,12 @@
-"""One small adapter for each family of nerfstudio fields.
+"""One small adapter for each family of nerfstudio models.
 
-An adapter says how the family is asked: which space it lives in, what its field answers at points, and which of its
-weights a student can take over. A new family is a class here and a row in `ADAPTERS`.
+An adapter says how the family is asked: which space it lives in, what its field answers at samples, and which of its
+weights a student can take over. A new family is a class here and a row in `ADAPTERS`; a family without a row is asked
+through `Field.forward`, the common denominator of nerfstudio's fields.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,49 +14,73 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
+from nerfstudio.fields.base_field import Field
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.compositing import nerfacc_runs
 from pvd_nerfstudio.rendering.space import Space
+
+NEAR, FAR = 0.05, 1000.0
+"""Where rays start and end when the family does not say; the scene box bounds them more tightly anyway."""
+_PER_IMAGE = ("embedding_appearance.embedding.weight", "pose_adjustment")
+"""Ends of the names of weights that have a row for each training image."""
 
 
 @dataclass
 class Answer:
-    """What a teacher says about points."""
+    """What a teacher says about samples."""
 
-    log_density: Float[Tensor, "points 1"]
-    rgb: Float[Tensor, "points 3"]
-    feature: Float[Tensor, "points channels"] | None
+    log_density: Float[Tensor, "samples 1"]
+    rgb: Float[Tensor, "samples 3"]
+    feature: Float[Tensor, "samples channels"] | None
 
 
 class FieldAdapter:
-    """A model whose `field` answers as nerfstudio's `Field`: density and feature, then colour."""
+    """A model whose `field` answers as nerfstudio's `Field` should: density and feature, then colour."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
+    @property
+    def field(self) -> Field:
+        """The field that the picture is made of."""
+        return self.model.field
+
+    @property
+    def renders_natively(self) -> bool:
+        """Whether the model's own rendering runs on this machine."""
+        return True
+
     @staticmethod
     def space(config: Any) -> Space:
-        """The space that a model of this family lives in, read from its configuration."""
+        """The space that a model of this family lives in, read from its configuration.
+
+        Raises:
+            InputError: models configured like this cannot be distilled.
+        """
         raise NotImplementedError
 
     @staticmethod
-    def num_train_data(state: dict[str, Tensor]) -> int:
+    def num_train_data(state: Mapping[str, Tensor]) -> int:
         """How many training images the weights were made for."""
-        del state
-        return 1
+        return max((len(value) for key, value in state.items() if key.endswith(_PER_IMAGE)), default=1)
 
-    def density(self, positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 1"]:
-        """Density at world positions."""
-        return self.model.field.get_density(point_samples(positions, positions))[0]
+    @staticmethod
+    def fit(model: Any, state: Mapping[str, Tensor]) -> None:
+        """Give a model the sizes that its weights had reached when they were saved."""
 
-    def query(self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"]) -> Answer:
-        """Density, feature and colour at world positions seen along directions."""
-        samples = point_samples(positions, directions)
-        density, feature = self.model.field.get_density(samples)
-        rgb = self.model.field.get_outputs(samples, density_embedding=feature)[FieldHeadNames.RGB]
-        return Answer(log_density=density.clamp_min(1e-10).log(), rgb=rgb, feature=feature)
+    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        """Density at world positions, or about `extent` around them where the family has no density at a point."""
+        del extent
+        return self.field.get_density(point_samples(positions, positions))[0]
+
+    def query(self, samples: RaySamples) -> Answer:
+        """Density, feature and colour of samples, `[samples]` in shape."""
+        density, feature = self.field.get_density(samples)
+        rgb = self.field.get_outputs(samples, density_embedding=feature)[FieldHeadNames.RGB]
+        return Answer(log_density=log_of(density), rgb=rgb, feature=feature)
 
     def color_head(self) -> dict[str, Tensor] | None:
         """Weights of a colour head that reads 16 spherical harmonics and the feature; None where there is none."""
@@ -66,22 +93,15 @@ class NerfactoAdapter(FieldAdapter):
     @staticmethod
     def space(config: Any) -> Space:
         return Space(
-            near=config.near_plane,
-            far=config.far_plane,
+            near=NEAR if config.near_plane is None else config.near_plane,
+            far=FAR if config.far_plane is None else config.far_plane,
             contracted=not config.disable_scene_contraction,
             background=config.background_color,
         )
 
-    @staticmethod
-    def num_train_data(state: dict[str, Tensor]) -> int:
-        for key in ("field.embedding_appearance.embedding.weight", "camera_optimizer.pose_adjustment"):
-            if key in state:
-                return len(state[key])
-        return 1
-
     def color_head(self) -> dict[str, Tensor] | None:
         """The head without its appearance inputs: in evaluation they are constants, which the first bias takes in."""
-        field = self.model.field
+        field: Any = self.field
         if field.mlp_head.tcnn_encoding is not None:
             return None
         weights = {name: value.clone() for name, value in field.mlp_head.state_dict().items()}
@@ -91,6 +111,61 @@ class NerfactoAdapter(FieldAdapter):
             if field.use_average_appearance_embedding:
                 weights["layers.0.bias"] += appearance @ field.embedding_appearance.mean(dim=0)
         return weights
+
+
+class InstantNGPAdapter(NerfactoAdapter):
+    """instant-ngp and instant-ngp-bounded: nerfacto's field, rendered by CUDA kernels alone."""
+
+    @property
+    def renders_natively(self) -> bool:
+        return self.model.device.type == "cuda" and nerfacc_runs()
+
+
+class VanillaAdapter(FieldAdapter):
+    """vanilla-nerf and mipnerf: one configuration, two models."""
+
+    @property
+    def field(self) -> Field:
+        fine = getattr(self.model, "field_fine", None)
+        return self.model.field if fine is None else fine
+
+    @staticmethod
+    def space(config: Any) -> Space:
+        if config.enable_temporal_distortion:
+            raise InputError("The teacher moves with time (enable_temporal_distortion): it cannot be distilled.")
+        near, far = collider_planes(config)
+        return Space(near, far, contracted=False, background=config.background_color)
+
+    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        """For mipnerf the density of a ball as large as a sample: it was never trained on points."""
+        return self.field.get_density(ball_samples(positions, extent))[0]
+
+
+class TensoRFAdapter(FieldAdapter):
+    """tensorf: density alone, no features; it wants samples in two dimensions."""
+
+    @staticmethod
+    def space(config: Any) -> Space:
+        return Space(0.0, FAR, contracted=False, background=config.background_color)
+
+    @staticmethod
+    def fit(model: Any, state: Mapping[str, Tensor]) -> None:
+        for name in ("density_encoding", "color_encoding"):
+            encoding = getattr(model.field, name)
+            for key in ("plane_coef", "line_coef"):
+                saved = state.get(f"field.{name}.{key}")
+                if saved is not None and saved.shape[2] != encoding.resolution:
+                    encoding.upsample_grid(saved.shape[2])
+
+    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        del extent
+        density: Any = self.field.get_density(point_samples(positions, positions)[:, None])
+        return density[:, 0]
+
+    def query(self, samples: RaySamples) -> Answer:
+        answer = self.field(samples[:, None])
+        density, rgb = answer[FieldHeadNames.DENSITY], answer[FieldHeadNames.RGB]
+        return Answer(log_density=log_of(density[:, 0]), rgb=rgb[:, 0], feature=None)
 
 
 class StudentAdapter(FieldAdapter):
@@ -105,12 +180,70 @@ class StudentAdapter(FieldAdapter):
             background=config.background_color,
         )
 
+    @property
+    def _has_features(self) -> bool:
+        return getattr(self.model.config.chosen, "has_features", True)
+
+    def query(self, samples: RaySamples) -> Answer:
+        answer = super().query(samples)
+        return answer if self._has_features else Answer(answer.log_density, answer.rgb, None)
+
     def color_head(self) -> dict[str, Tensor] | None:
-        return {name: value.clone() for name, value in self.model.field.color_head.state_dict().items()}
+        if not self._has_features:
+            return None
+        field: Any = self.field
+        return {name: value.clone() for name, value in field.color_head.state_dict().items()}
+
+
+class GenericAdapter(FieldAdapter):
+    """Any other model. One whose field does not answer with density and colour shows its pixels alone."""
+
+    @property
+    def field(self) -> Any:
+        fine = getattr(self.model, "field_fine", None)
+        return getattr(self.model, "field", None) if fine is None else fine
+
+    @staticmethod
+    def space(config: Any) -> Space:
+        near, far = getattr(config, "near_plane", None), getattr(config, "far_plane", None)
+        if not getattr(config, "overwrite_near_far_plane", True):  # surface models: the scene box bounds their rays
+            near, far = None, None
+        return Space(
+            near=NEAR if near is None else near,
+            far=FAR if far is None else far,
+            contracted=not getattr(config, "disable_scene_contraction", True),
+            background=getattr(config, "background_color", "black"),
+        )
+
+    @property
+    def answers(self) -> bool:
+        """Whether the field can be asked."""
+        if not isinstance(self.field, Field):
+            return False
+        points = torch.zeros(2, 3, device=self.model.device)
+        try:
+            answer = self.query(point_samples(points, points + 1))
+        except Exception:  # a field that is none of ours may fail in any way
+            return False
+        return answer.log_density.shape == (2, 1) and answer.rgb.shape == (2, 3)
+
+    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        answer = self.field(ball_samples(positions, extent))
+        return answer[FieldHeadNames.DENSITY]
+
+    def query(self, samples: RaySamples) -> Answer:
+        """What the field's `forward` answers; with the feature where that is nerfstudio's own."""
+        if type(self.field).forward is Field.forward:
+            return super().query(samples)
+        answer = self.field(samples)
+        return Answer(log_of(answer[FieldHeadNames.DENSITY]), answer[FieldHeadNames.RGB], None)
 
 
 ADAPTERS: dict[str, type[FieldAdapter]] = {
     "NerfactoModelConfig": NerfactoAdapter,
+    "InstantNGPModelConfig": InstantNGPAdapter,
+    "VanillaModelConfig": VanillaAdapter,
+    "TensoRFModelConfig": TensoRFAdapter,
     "StudentModelConfig": StudentAdapter,
 }
 """Class of a model's configuration, or of one of its bases, to the family's adapter."""
@@ -120,15 +253,25 @@ def adapter_of(config: ModelConfig) -> type[FieldAdapter]:
     """The adapter of a model's family.
 
     Raises:
-        InputError: there is none.
+        InputError: the configuration describes no nerfstudio model.
     """
+    if not (isinstance(config._target, type) and issubclass(config._target, Model)):
+        raise InputError(f"The teacher's config.yml names {config._target} as its model; it is no nerfstudio model.")
     for base in type(config).__mro__:
-        if base.__name__ in ADAPTERS and issubclass(config._target, Model):
+        if base.__name__ in ADAPTERS:
             return ADAPTERS[base.__name__]
-    raise InputError(
-        f"The teacher's model, {type(config).__name__}, cannot be distilled yet. Teachers can be: nerfacto, "
-        "depth-nerfacto, and runs of pvd-distill."
-    )
+    return GenericAdapter
+
+
+def collider_planes(config: Any) -> tuple[float, float]:
+    """Near and far plane of nerfstudio's stock collider; in evaluation it starts at the camera."""
+    planes = (config.collider_params or {}) if config.enable_collider else {}
+    return planes.get("near_plane", NEAR), planes.get("far_plane", FAR)
+
+
+def log_of(density: Float[Tensor, "samples 1"]) -> Float[Tensor, "samples 1"]:
+    """Logarithm of a density, bounded below."""
+    return density.clamp_min(1e-10).log()
 
 
 def point_samples(positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"]) -> RaySamples:
@@ -136,3 +279,21 @@ def point_samples(positions: Float[Tensor, "points 3"], directions: Float[Tensor
     zero = torch.zeros_like(positions[:, :1])
     frustums = Frustums(origins=positions, directions=directions, starts=zero, ends=zero, pixel_area=zero)
     return RaySamples(frustums=frustums, camera_indices=zero.long())
+
+
+def ball_samples(positions: Float[Tensor, "points 3"], extent: float) -> RaySamples:
+    """Intervals of length `extent` around points, in cones about as wide as that, seen along one axis from 1 away.
+
+    Source of the width: Barron et al., mip-NeRF, eq. 8; the variances along and across the ray are equal.
+    """
+    axis = torch.zeros_like(positions)
+    axis[:, 2] = 1.0
+    one = torch.ones_like(positions[:, :1])
+    frustums = Frustums(
+        origins=positions - axis,
+        directions=axis,
+        starts=one - extent / 2,
+        ends=one + extent / 2,
+        pixel_area=one * (math.pi * extent**2 / 3),
+    )
+    return RaySamples(frustums=frustums, camera_indices=one.long() * 0, deltas=one * extent)

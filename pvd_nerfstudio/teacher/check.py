@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -15,6 +14,7 @@ from torch import Tensor
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 GAP = 0.2
@@ -71,7 +71,7 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, step_size: float, thr
     Raises:
         InputError: there are none.
     """
-    grid.fill(teacher.density, threshold=-math.log1p(-threshold) / step_size)
+    grid.fill(lambda positions: teacher.density(positions, step_size), threshold=-math.log1p(-threshold) / step_size)
     if not grid.occupied.any():
         raise InputError(
             f"The teacher {teacher.run.checkpoint_path} has no density anywhere in its scene box "
@@ -83,10 +83,10 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, step_size: float, thr
 
 @dataclass
 class _View:
-    """Some pixels of one view, as the teacher renders them itself and as they are in the photograph."""
+    """Some pixels of one view: as the teacher renders them itself, through the shared samples, in the photograph."""
 
-    rays: RayBundle
-    native: Tensor
+    native: Tensor | None
+    shared: Tensor | None
     photograph: Tensor | None
 
 
@@ -99,42 +99,64 @@ def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, 
         dataset: evaluation views, with photographs or without.
         renderer: says what the student shows where nothing is hit.
     """
-    views = [_view(teacher, dataset, index, renderer) for index in {0, len(dataset) // 2}]
-    native = torch.cat([view.native for view in views])
-    own = torch.cat([render_teacher(teacher, shared, view.rays, shift=0.5).over(renderer) for view in views])
-    photographs = [view.photograph for view in views if view.photograph is not None]
-    line = f"Teacher on {len(views)} views: {_psnr(own, native):.1f} dB between its own samples and the shared ones"
-    if len(photographs) < len(views):
-        CONSOLE.print(line + "; there are no photographs to compare it with.")
-        if _psnr(own, native) < ALIKE:
+    views = [_view(teacher, shared, dataset, index, renderer) for index in sorted({0, len(dataset) // 2})]
+    native, own, truth = (_joined([getattr(view, name) for view in views]) for name in vars(views[0]))
+    said = []
+    if native is not None and own is not None:
+        between = "its own samples and the shared ones" if teacher.has_density else "all it shows and its scene box"
+        said.append(f"{_psnr(own, native):.1f} dB between {between}")
+    elif native is None:
+        said.append("its own samples need CUDA, so only the shared ones are looked at")
+    if truth is None:
+        said.append("there are no photographs to compare it with")
+    else:
+        against = " and ".join(f"{_psnr(picture, truth):.2f} dB" for picture in (native, own) if picture is not None)
+        said.append(f"{against} against the photographs")
+    CONSOLE.print(f"Teacher on {len(views)} views: {'; '.join(said)}.")
+    if truth is None:
+        if native is not None and own is not None and _psnr(own, native) < ALIKE:
             _warn(f"The shared samples do not show what the teacher shows. {_advice(teacher, shared)}")
         return
-    truth = torch.cat(photographs)
-    with_own, with_shared = _psnr(native, truth), _psnr(own, truth)
-    CONSOLE.print(f"{line}; {with_own:.2f} dB and {with_shared:.2f} dB against the photographs.")
+    best = max(_psnr(picture, truth) for picture in (native, own) if picture is not None)
+    with_own = best if native is None else _psnr(native, truth)
     if with_own < BROKEN:
         _warn(
             f"The teacher looks broken: {with_own:.1f} dB against its own photographs. Look at its pictures "
             "(ns-viewer, ns-render) before you distil it: collapsed colours, a wrong background colour and data that "
             "is not its own are the usual reasons."
         )
-    if with_own - with_shared > GAP:
-        _warn(f"The shared samples lose {with_own - with_shared:.2f} dB. {_advice(teacher, shared)}")
+    if own is not None and with_own - _psnr(own, truth) > GAP:
+        _warn(f"The shared samples lose {with_own - _psnr(own, truth):.2f} dB. {_advice(teacher, shared)}")
 
 
-def _view(teacher: FrozenTeacher, dataset: Any, index: int, renderer: RGBRenderer) -> _View:
-    rays = dataset.cameras[index : index + 1].to(teacher.device).generate_rays(camera_indices=0, keep_shape=True)
-    rays = rays.flatten()
+def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: int, renderer: RGBRenderer) -> _View:
+    camera = dataset.cameras[index : index + 1].to(teacher.device)
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
     chosen = torch.linspace(0, len(rays) - 1, min(PIXELS, len(rays)), device=teacher.device).long()
-    photograph = None
+    native = own = photograph = None
+    if not teacher.has_density:
+        seen = look(teacher, camera)
+        native, own = seen.picture[chosen], seen.over(renderer)[chosen]
+    else:
+        own = render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer)
+        if teacher.renders_natively:
+            native = teacher.render_rays(rays[chosen])
     if dataset.has_photographs:
         image = dataset.get_image_float32(index).to(teacher.device)
         photograph = renderer.blend_background(image).flatten(0, 1)[chosen]
-    return _View(rays[chosen], teacher.render_rays(rays[chosen]), photograph)
+    return _View(native, own, photograph)
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    """The pixels of all views; None where some view has none."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if len(there) == len(parts) else None
 
 
 def _advice(teacher: FrozenTeacher, shared: SharedSamples) -> str:
     """Which option brings the shared samples closer to the teacher."""
+    if not teacher.has_density:
+        return "What lies outside its scene box, and what its depth says nothing about, is left out."
     if teacher.space.contracted:
         return (
             "The teacher contracts space, and what lies outside its scene box is left out for now. Inside it, try "

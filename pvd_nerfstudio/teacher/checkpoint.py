@@ -75,7 +75,8 @@ def load_state(run: TeacherRun) -> dict[str, Tensor]:
     """Reads the weights of the run's model, on the CPU.
 
     Returns:
-        The model's state dict: the pipeline's `_model.` entries without that prefix and without LPIPS weights.
+        The model's state dict: the pipeline's `_model.` entries without that prefix and without LPIPS weights. All
+        are tensors but what modules save as their `_extra_state`.
 
     Raises:
         InputError: The file is cut short, asks to execute something, is no checkpoint of a nerfstudio pipeline, or
@@ -89,10 +90,11 @@ def load_state(run: TeacherRun) -> dict[str, Tensor]:
     state = _model_state(pipeline)
     if not state:
         raise InputError(f"{path} has no '_model.' weights: not a checkpoint of a nerfstudio pipeline. {_FOUR_KINDS}")
-    strange = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    plain = {key: value for key, value in state.items() if not key.endswith("_extra_state")}
+    strange = [key for key, value in plain.items() if not isinstance(value, Tensor)]
     if strange:
         raise InputError(f"{path} holds something other than tensors in the teacher's weights: {_first(strange)}.")
-    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [key for key, value in plain.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise InputError(
             f"{path}: NaN or infinite values in the teacher's weights: {_first(broken)}. The training diverged: use "

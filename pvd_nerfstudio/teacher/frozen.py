@@ -3,22 +3,25 @@
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.field_components import encodings, mlp
 from nerfstudio.models.base_model import Model
 from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.space import Space
-from pvd_nerfstudio.teacher.adapters import Answer, adapter_of
+from pvd_nerfstudio.teacher.adapters import Answer, GenericAdapter, adapter_of, point_samples
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state
 
 
@@ -31,34 +34,29 @@ class FrozenTeacher:
     Args:
         run: the trained run.
         device: where it answers.
+        data: where its data set is now, for families whose checkpoints do not hold their scene box.
 
     Raises:
-        InputError: the checkpoint does not fit its configuration, or cannot be used on this machine.
+        InputError: the checkpoint does not fit its configuration, cannot be used on this machine, or does not say
+            where its scene lies.
     """
 
-    def __init__(self, run: TeacherRun, device: torch.device | str) -> None:
+    def __init__(self, run: TeacherRun, device: torch.device | str, data: Path | None = None) -> None:
         self.run = run
         self.device = torch.device(device)
         self.seconds = 0.0
         state = load_state(run)
         config = copy.deepcopy(run.config.pipeline.model)
-        _match_implementation(config, state, run)
-        adapter = adapter_of(config)
-        self.space: Space = adapter.space(config)
-        if "field.aabb" not in state:
-            raise InputError(f"{run.checkpoint_path} has no 'field.aabb': it is not a checkpoint of {_method(run)}.")
-        with no_lpips():
-            self.model: Model = config.setup(
-                scene_box=SceneBox(aabb=state["field.aabb"].float()),
-                num_train_data=adapter.num_train_data(state),
-                metadata={},
-                device=device,
-                grad_scaler=None,
-            )
-        _load_strictly(self.model, state, run)
+        family = adapter_of(config)
+        self.space: Space = family.space(config)
+        with _implementation_of(config, state, run), no_lpips():
+            self.model: Model = _build(config, family.num_train_data(state), _scene_box(run, state, data), device, run)
         self.model.update_to_step(run.step)
+        family.fit(self.model, state)
+        _load_strictly(self.model, state, run)
         self.model.to(device).eval().requires_grad_(False)
-        self._adapter = adapter(self.model)
+        self._adapter = family(self.model)
+        self._has_density = not isinstance(self._adapter, GenericAdapter) or self._adapter.answers
 
     @property
     def aabb(self) -> Float[Tensor, "2 3"]:
@@ -70,21 +68,39 @@ class FrozenTeacher:
         """Parameters of the whole model, proposal networks included."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
+    @property
+    def has_density(self) -> bool:
+        """Whether density and colour can be asked for anywhere in space; otherwise there are only pixels."""
+        return self._has_density
+
+    @cached_property
+    def feature_dim(self) -> int | None:
+        """Width of the feature vector; None where there is none."""
+        if not self.has_density:
+            return None
+        middle = self.aabb.mean(dim=0, keepdim=True)
+        feature = self.query(point_samples(middle, torch.ones_like(middle))).feature
+        return None if feature is None else feature.shape[1]
+
+    @property
+    def renders_natively(self) -> bool:
+        """Whether the teacher can render with its own samples here: instant-ngp needs CUDA for it."""
+        return self._adapter.renders_natively
+
     def color_head(self) -> dict[str, Tensor] | None:
         """Weights of the colour head, laid out as a student's; None where the family has none that could fit."""
         return self._adapter.color_head()
 
-    def density(self, positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 1"]:
-        """Density at world positions."""
+    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        """Density at world positions; `extent` is how far around them a family that knows no points looks."""
         with self._asked():
-            return self._adapter.density(positions)
+            return self._adapter.density(positions, extent)
 
-    def query(
-        self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], chunk: int = 1 << 16
-    ) -> Answer:
-        """Log-density, colour and feature at world positions seen along directions."""
+    def query(self, samples: RaySamples, chunk: int = 1 << 16) -> Answer:
+        """Log-density, colour and feature of samples, `[samples]` in shape, of which there is at least one."""
         with self._asked():
-            parts = [self._adapter.query(*pair) for pair in zip(positions.split(chunk), directions.split(chunk))]
+            starts = range(0, len(samples.frustums.origins), chunk)
+            parts = [self._adapter.query(samples[start : start + chunk]) for start in starts]
             features = [part.feature for part in parts if part.feature is not None]
             return Answer(
                 log_density=torch.cat([part.log_density for part in parts]),
@@ -93,14 +109,22 @@ class FrozenTeacher:
             )
 
     def render_rays(self, rays: RayBundle, chunk: int = 1024) -> Float[Tensor, "rays 3"]:
-        """The teacher's own picture of rays, with its own samples."""
+        """The teacher's own picture of rays, with its own samples; needs `renders_natively` and rays to render."""
+        assert self.renders_natively, "this teacher cannot render with its own samples here"
         with self._asked():
-            return torch.cat([self.model(rays[i : i + chunk])["rgb"] for i in range(0, len(rays), chunk)])
+            return torch.cat([picture_of(self.model(rays[i : i + chunk])) for i in range(0, len(rays), chunk)])
 
     def render(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
         """The teacher's own picture of one camera."""
+        if not self.has_density:
+            return picture_of(self.outputs_for(camera))
         rays = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True)
         return self.render_rays(rays.flatten()).view(*rays.shape, 3)
+
+    def outputs_for(self, camera: Cameras) -> dict[str, Tensor]:
+        """All that the model's `get_outputs_for_camera` says about one camera, each `[height, width, channels]`."""
+        with self._asked():
+            return self.model.get_outputs_for_camera(camera.to(self.device))
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
@@ -112,6 +136,11 @@ class FrozenTeacher:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - start
+
+
+def picture_of(outputs: dict[str, Any]) -> Tensor:
+    """The picture among a model's outputs: coarse-to-fine models call it `rgb_fine`."""
+    return outputs["rgb"] if "rgb" in outputs else outputs["rgb_fine"]
 
 
 @contextmanager
@@ -132,30 +161,74 @@ def _method(run: TeacherRun) -> str:
     return f"the method '{run.config.method_name}'"
 
 
-def _match_implementation(config: Any, state: dict[str, Tensor], run: TeacherRun) -> None:
+@contextmanager
+def _implementation_of(config: Any, state: dict[str, Tensor], run: TeacherRun) -> Iterator[None]:
     """Build the model with what its weights were made by: nerfstudio falls back to torch without saving so."""
-    if not hasattr(config, "implementation"):
-        return
-    if not any(key.endswith(".params") for key in state):
-        config.implementation = "torch"
-    elif not TCNN_EXISTS:
+    by_tcnn, has_option = any(key.endswith(".params") for key in state), hasattr(config, "implementation")
+    if by_tcnn and not TCNN_EXISTS:
+        again = "with --pipeline.model.implementation torch" if has_option else "where tiny-cuda-nn is not installed"
         raise InputError(
             f"{run.checkpoint_path} was trained with tiny-cuda-nn, which is not installed here, and torch cannot read "
-            "its tables. Install tiny-cuda-nn (it needs a CUDA GPU), or train the teacher again with "
-            "--pipeline.model.implementation torch."
+            f"its tables. Install tiny-cuda-nn (it needs a CUDA GPU), or train the teacher again {again}."
         )
+    if by_tcnn:
+        yield
+        return
+    if has_option:
+        config.implementation = "torch"
+    with ExitStack() as stack:
+        for module in (encodings, mlp):
+            stack.enter_context(mock.patch.object(module, "TCNN_EXISTS", False))
+            stack.enter_context(mock.patch.object(module, "print_tcnn_speed_warning", lambda name: None))
+        yield
+
+
+def _build(config: Any, num_train_data: int, box: SceneBox, device: torch.device | str, run: TeacherRun) -> Model:
+    try:
+        return config.setup(scene_box=box, num_train_data=num_train_data, metadata={}, device=device, grad_scaler=None)
+    except Exception as error:  # a model of a plugin may fail in any way
+        raise InputError(
+            f"The model of {_method(run)} could not be built from {run.config_path} ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> SceneBox:
+    """The box in the weights or, for families that keep none there, the data set's.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if "field.aabb" in state:
+        return SceneBox(aabb=state["field.aabb"].float())
+    manager: Any = run.config.pipeline.datamanager
+    problem = "its config.yml names no data set"
+    for place in (manager.data or manager.dataparser.data, data):
+        if place is None:
+            continue
+        dataparser = copy.deepcopy(manager.dataparser)
+        dataparser.data = Path(place)
+        try:
+            return dataparser.setup().get_dataparser_outputs(split="train").scene_box
+        except Exception as error:  # a dataparser may fail in any way
+            problem = f"{place} cannot be read: {type(error).__name__}: {error}"
+    raise InputError(
+        f"A checkpoint of {_method(run)} does not hold its scene box, so its data set is needed; {problem}. "
+        "Name its place with --data."
+    )
 
 
 def _load_strictly(model: Model, state: dict[str, Tensor], run: TeacherRun) -> None:
+    """Load all or nothing; not every model's `load_state_dict` reports what did not fit, so names are compared here."""
     try:
-        result = model.load_state_dict(state, strict=False)
+        model.load_state_dict(dict(state), strict=False)
     except RuntimeError as error:
         raise InputError(f"{run.checkpoint_path} does not fit {run.config_path}: {error}") from error
-    missing = [key for key in result.missing_keys if not key.startswith("lpips.")]
-    if missing or result.unexpected_keys:
+    wanted = {key for key in model.state_dict() if not key.startswith("lpips.")}
+    missing, unexpected = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    if missing or unexpected:
         raise InputError(
             f"{run.checkpoint_path} does not fit {_method(run)} as {run.config_path} describes it. "
-            f"Missing: {_first(missing)}. Unexpected: {_first(result.unexpected_keys)}. "
+            f"Missing: {_first(missing)}. Unexpected: {_first(unexpected)}. "
             "Was config.yml edited, or the checkpoint copied from another run?"
         )
 

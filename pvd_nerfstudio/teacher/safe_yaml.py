@@ -65,8 +65,16 @@ def load_config(path: Path) -> TrainerConfig:
 
 
 def _allowed_packages() -> set[str]:
-    plugins = [*entry_points(group="nerfstudio.method_configs"), *entry_points(group="nerfstudio.dataparser_configs")]
+    groups = "nerfstudio.method_configs", "nerfstudio.dataparser_configs", "pvd_nerfstudio.students"
+    plugins = [plugin for group in groups for plugin in entry_points(group=group)]
     return {"nerfstudio", "pvd_nerfstudio"} | {_top(plugin.module) for plugin in plugins}
+
+
+def _defaults(cls: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """Defaults of the fields that are not known."""
+    missing = [field for field in dataclasses.fields(cls) if field.name not in known]
+    made = {f.name: f.default_factory() for f in missing if f.default_factory is not dataclasses.MISSING}
+    return made | {f.name: f.default for f in missing if f.default is not dataclasses.MISSING}
 
 
 def _top(dotted: str) -> str:
@@ -90,13 +98,18 @@ class _ConfigLoader(yaml.SafeLoader):
         return self.construct_document(root)
 
     def dataclass_object(self, name: str, node: yaml.Node) -> Any:
-        """`!!python/object:CLASS`: made empty and filled in later, because a node may refer to its own parent."""
+        """`!!python/object:CLASS`: made empty and filled in later, because a node may refer to its own parent.
+
+        What an older version of this plugin could not know has its default.
+        """
         cls = self._find_class(name, node)
         if not dataclasses.is_dataclass(cls) or not isinstance(node, yaml.MappingNode):
             self._refuse(f"asks for an object of '{name}'", node)
         instance = object.__new__(cls)
         yield instance
-        instance.__dict__.update({str(key): value for key, value in self.construct_mapping(node).items()})
+        saved = {str(key): value for key, value in self.construct_mapping(node).items()}
+        ours = _top(cls.__module__) == _top(__name__)
+        instance.__dict__.update(_defaults(cls, known=saved) | saved if ours else saved)
 
     def name(self, name: str, node: yaml.Node) -> Any:
         """`!!python/name:X`: a class, or one of the known collate functions."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
 from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Generator, Tensor
 
@@ -65,13 +65,23 @@ def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundl
         black, clear = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
         return Rendered(samples, origins[:0], origins[:0], answer, nothing, black, clear)
     positions = samples.positions(origins, directions)
-    seen_from = directions.index_select(0, samples.ray_indices)
-    answer = teacher.query(positions, seen_from)
+    asked = _ray_samples(samples, rays)
+    answer = teacher.query(asked)
     lengths = samples.ends - samples.starts
     weights = render_weights(answer.log_density.exp(), lengths, samples.ray_indices, count)
     rgb = accumulate(weights, answer.rgb, samples.ray_indices, count)
     opacity = accumulate(weights, None, samples.ray_indices, count)
-    return Rendered(samples, positions, seen_from, answer, weights, rgb, opacity)
+    return Rendered(samples, positions, asked.frustums.directions, answer, weights, rgb, opacity)
+
+
+def _ray_samples(samples: PackedSamples, rays: RayBundle) -> RaySamples:
+    """Packed samples in nerfstudio's words, with the cones of their rays."""
+    index, starts, ends = samples.ray_indices, samples.starts, samples.ends
+    origins, directions, area = (
+        value.index_select(0, index) for value in (rays.origins, rays.directions, rays.pixel_area)
+    )
+    frustums = Frustums(origins=origins, directions=directions, starts=starts, ends=ends, pixel_area=area)
+    return RaySamples(frustums=frustums, camera_indices=torch.zeros_like(index)[:, None], deltas=ends - starts)
 
 
 def ask_for_part(

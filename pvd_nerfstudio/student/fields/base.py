@@ -1,7 +1,7 @@
 """What every student field is: a shallow block (position to feature) and a deep one (feature, direction to colour)."""
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +10,14 @@ from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.configs.base_config import InstantiateConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components.activations import trunc_exp
-from nerfstudio.field_components.encodings import SHEncoding
+from nerfstudio.field_components.encodings import Encoding, SHEncoding
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.mlp import MLP
 from nerfstudio.field_components.spatial_distortions import SceneContraction
 from nerfstudio.fields.base_field import Field, get_normalized_directions
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+
+from pvd_nerfstudio.errors import InputError
 
 MAX_LOG_DENSITY = 7.0
 """Density is bounded by e^7, as in PVD's reference implementation: beyond it a sample is opaque anyway."""
@@ -23,15 +25,7 @@ MAX_LOG_DENSITY = 7.0
 
 @dataclass
 class FieldConfig(InstantiateConfig):
-    """What the fields of all architectures can be told."""
-
-    _target: type = field(default_factory=lambda: StudentField)
-    feature_dim: int = 15
-    """Width of the feature vector that the colour head reads; 15 matches nerfacto and instant-ngp teachers."""
-    color_layers: int = 3
-    """Layers of the colour head, the output included."""
-    color_width: int = 64
-    """Width of the colour head's hidden layers."""
+    """What the pipeline asks of every student's configuration."""
 
     @property
     def learning_rate(self) -> float:
@@ -43,13 +37,67 @@ class FieldConfig(InstantiateConfig):
         """Steps of a run when the user names none."""
         return 20000
 
+    @property
+    def has_features(self) -> bool:
+        """Whether there is a vector between shallow and deep block that a teacher's can be compared with."""
+        return False
+
+    @property
+    def composed_of(self) -> tuple[str, ...]:
+        """Names of the students that this one is composed of."""
+        return ()
+
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """Numbers that the representation holds at its largest, to tell before anything is built if they fit."""
+
+    @property
+    def training_bytes(self) -> int:
+        """Memory that training takes at that size: values, gradients and the optimiser's two running means."""
+        return 16 * self.num_parameters
+
+    def settle(self, device_type: str) -> None:
+        """Replace what depends on the machine that trains by its value, so that config.yml says it."""
+
+    def check(self) -> None:
+        """Refuse sizes that make no sense.
+
+        Raises:
+            InputError: says which.
+        """
+
+    def encoder(self) -> Encoding:
+        """The representation alone, position in the unit cube to a vector: a part of a composition.
+
+        Raises:
+            InputError: it has none.
+        """
+        raise InputError(f"{type(self).__name__} cannot be a part of a composition.")
+
+
+@dataclass
+class FeatureFieldConfig(FieldConfig):
+    """What the fields with a feature vector and a colour head can be told."""
+
+    feature_dim: int = 15
+    """Width of the feature vector that the colour head reads; 15 matches nerfacto and instant-ngp teachers."""
+    color_layers: int = 3
+    """Layers of the colour head, the output included."""
+    color_width: int = 64
+    """Width of the colour head's hidden layers."""
+
+    @property
+    def has_features(self) -> bool:
+        return True
+
 
 class StudentField(Field):
     """Base of the student fields.
 
-    A subclass says what a position in the unit cube is worth: its log-density and its feature. Everything else is
-    the same for all: scaling or contraction of space, the bound on the density, the colour head. The colour head
-    is laid out as nerfacto's (16 spherical harmonics, then the feature), so that a teacher's weights fit.
+    A subclass says what a position in the unit cube is worth (its log-density and what its colour is made of), and
+    what colour that has from a direction. Scaling or contraction of space and the bound on the density are the same
+    for all.
 
     Args:
         config: sizes.
@@ -58,25 +106,30 @@ class StudentField(Field):
     """
 
     aabb: Tensor
+    color_head: nn.Module | None
+    """Reads 16 spherical harmonics of the direction and the feature."""
 
     def __init__(self, config: Any, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
         super().__init__()
+        del config
+        self.color_head = None
         self.register_buffer("aabb", aabb.clone())
         self.contraction = SceneContraction(order=float("inf")) if contracted else None
-        self.direction_encoding = SHEncoding(levels=4, implementation="torch")
-        self.color_head = MLP(
-            in_dim=self.direction_encoding.get_out_dim() + config.feature_dim,
-            num_layers=config.color_layers,
-            layer_width=config.color_width,
-            out_dim=3,
-            activation=nn.ReLU(),
-            out_activation=nn.Sigmoid(),
-            implementation="torch",
-        )
 
     @abstractmethod
     def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
         """Log-density (first channel) and feature (the others) at positions in the unit cube."""
+
+    @abstractmethod
+    def deep(
+        self, feature: Float[Tensor, "points channels"], directions: Float[Tensor, "points 3"]
+    ) -> Float[Tensor, "points 3"]:
+        """Feature and view direction to colour in [0, 1]."""
+
+    def regularization(self, generator: Generator) -> dict[str, Tensor]:
+        """Terms of the loss that look at the field alone, already weighted."""
+        del generator
+        return {}
 
     def shallow(self, positions: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:
         """World positions to log-density `[points, 1]` and feature `[points, feature_dim]`."""
@@ -87,12 +140,13 @@ class StudentField(Field):
         out = self.encode(unit.clamp(0, 1)).float()
         return out[:, :1], out[:, 1:]
 
-    def deep(
-        self, feature: Float[Tensor, "points channels"], directions: Float[Tensor, "points 3"]
-    ) -> Float[Tensor, "points 3"]:
-        """Feature and view direction to colour in [0, 1]."""
-        encoded = self.direction_encoding(get_normalized_directions(directions))
-        return self.color_head(torch.cat([encoded, feature], dim=-1)).float()
+    def world(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+        """Positions in the unit cube to world positions: the way back from what `shallow` does to them."""
+        if self.contraction is None:
+            return self.aabb[0] + unit * (self.aabb[1] - self.aabb[0])
+        position = unit * 4 - 2
+        norm = position.abs().amax(dim=-1, keepdim=True)
+        return torch.where(norm <= 1, position, position / norm / (2 - norm).clamp_min(1e-6))
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
         """nerfstudio's name for the shallow block."""
@@ -109,6 +163,34 @@ class StudentField(Field):
         directions = ray_samples.frustums.directions.expand(*shape, 3).reshape(-1, 3)
         rgb = self.deep(density_embedding.reshape(-1, density_embedding.shape[-1]), directions)
         return {FieldHeadNames.RGB: rgb.view(*shape, 3)}
+
+
+class FeatureField(StudentField):
+    """A field whose colours come from a feature vector through a small network.
+
+    The network is laid out as nerfacto's colour head (16 spherical harmonics, then the feature), so that a teacher's
+    weights fit.
+    """
+
+    def __init__(self, config: Any, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
+        super().__init__(config, aabb, contracted)
+        self.direction_encoding = SHEncoding(levels=4, implementation="torch")
+        self.color_head = MLP(
+            in_dim=self.direction_encoding.get_out_dim() + config.feature_dim,
+            num_layers=config.color_layers,
+            layer_width=config.color_width,
+            out_dim=3,
+            activation=nn.ReLU(),
+            out_activation=nn.Sigmoid(),
+            implementation="torch",
+        )
+
+    def deep(
+        self, feature: Float[Tensor, "points channels"], directions: Float[Tensor, "points 3"]
+    ) -> Float[Tensor, "points 3"]:
+        assert self.color_head is not None
+        encoded = self.direction_encoding(get_normalized_directions(directions))
+        return self.color_head(torch.cat([encoded, feature], dim=-1)).float()
 
 
 def to_density(log_density: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch 1"]:

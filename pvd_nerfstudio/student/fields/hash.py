@@ -6,15 +6,16 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.field_components.encodings import HashEncoding
+from nerfstudio.field_components.encodings import Encoding, HashEncoding
 from nerfstudio.field_components.mlp import MLP
+from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
-from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
+from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
 
 
 @dataclass
-class HashFieldConfig(FieldConfig):
+class HashFieldConfig(FeatureFieldConfig):
     """Sizes of the `hash` student; the defaults are the paper's."""
 
     _target: type = field(default_factory=lambda: HashField)
@@ -32,6 +33,25 @@ class HashFieldConfig(FieldConfig):
     """Width of the network behind the table."""
     implementation: Literal["auto", "tcnn", "torch"] = "auto"
     """Who computes the table: tiny-cuda-nn needs a GPU, also to open the finished run. auto: where it is installed."""
+
+    def settle(self, device_type: str) -> None:
+        if self.implementation == "auto":
+            self.implementation = "tcnn" if TCNN_EXISTS and device_type == "cuda" else "torch"
+
+    @property
+    def num_parameters(self) -> int:
+        return self.num_levels * self.features_per_level << self.log2_hashmap_size
+
+    def encoder(self) -> Encoding:
+        assert self.implementation != "auto"
+        return OneGatherHashEncoding(
+            num_levels=self.num_levels,
+            min_res=self.base_res,
+            max_res=self.max_res,
+            log2_hashmap_size=self.log2_hashmap_size,
+            features_per_level=self.features_per_level,
+            implementation=self.implementation,
+        )
 
 
 class OneGatherHashEncoding(HashEncoding):
@@ -53,20 +73,12 @@ class OneGatherHashEncoding(HashEncoding):
         return (weights[..., None] * values).sum(dim=-3).flatten(-2)
 
 
-class HashField(StudentField):
+class HashField(FeatureField):
     """Hash table and a network with one hidden layer (Müller et al., Instant NGP)."""
 
     def __init__(self, config: HashFieldConfig, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
         super().__init__(config, aabb, contracted)
-        assert config.implementation != "auto"
-        self.table = OneGatherHashEncoding(
-            num_levels=config.num_levels,
-            min_res=config.base_res,
-            max_res=config.max_res,
-            log2_hashmap_size=config.log2_hashmap_size,
-            features_per_level=config.features_per_level,
-            implementation=config.implementation,
-        )
+        self.table = config.encoder()
         self.network = MLP(
             in_dim=self.table.get_out_dim(), num_layers=2, layer_width=config.hidden_dim, out_dim=1 + config.feature_dim
         )

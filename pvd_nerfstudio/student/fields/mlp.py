@@ -3,15 +3,15 @@
 from dataclasses import dataclass, field
 
 from jaxtyping import Float
-from nerfstudio.field_components.encodings import NeRFEncoding
+from nerfstudio.field_components.encodings import Encoding, NeRFEncoding
 from nerfstudio.field_components.mlp import MLP
 from torch import Tensor
 
-from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
+from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
 
 
 @dataclass
-class MLPFieldConfig(FieldConfig):
+class MLPFieldConfig(FeatureFieldConfig):
     """Sizes of the `mlp` student; the defaults are NeRF's."""
 
     _target: type = field(default_factory=lambda: MLPField)
@@ -31,12 +31,20 @@ class MLPFieldConfig(FieldConfig):
     def iterations(self) -> int:
         return 30000
 
+    @property
+    def num_parameters(self) -> int:
+        return self.num_layers * self.hidden_dim**2
 
-class MLPField(StudentField):
+    def encoder(self) -> Encoding:
+        return FrequencyNetwork(self, self.hidden_dim)
+
+
+class FrequencyNetwork(Encoding):
     """Positional encoding and trunk with a skip connection half way (Mildenhall et al., NeRF, section 5)."""
 
-    def __init__(self, config: MLPFieldConfig, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
-        super().__init__(config, aabb, contracted)
+    def __init__(self, config: MLPFieldConfig, out_dim: int) -> None:
+        super().__init__(in_dim=3)
+        self.out_dim = out_dim
         self.position_encoding = NeRFEncoding(
             in_dim=3,
             num_frequencies=config.num_frequencies,
@@ -48,9 +56,21 @@ class MLPField(StudentField):
             in_dim=self.position_encoding.get_out_dim(),
             num_layers=config.num_layers,
             layer_width=config.hidden_dim,
-            out_dim=1 + config.feature_dim,
+            out_dim=out_dim,
             skip_connections=(config.num_layers // 2,),  # type: ignore
         )
+
+    def forward(self, in_tensor: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
+        return self.trunk(self.position_encoding(in_tensor))
+
+
+class MLPField(FeatureField):
+    """The network's first output is the log-density, the others are the feature."""
+
+    def __init__(self, config: MLPFieldConfig, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
+        super().__init__(config, aabb, contracted)
+        network = FrequencyNetwork(config, 1 + config.feature_dim)
+        self.position_encoding, self.trunk = network.position_encoding, network.trunk
 
     def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
         return self.trunk(self.position_encoding(unit))

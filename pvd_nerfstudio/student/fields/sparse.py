@@ -1,0 +1,279 @@
+"""Plenoxels' representation: values at the vertices of a sparse voxel grid, and no network."""
+
+from dataclasses import dataclass, field
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from nerfstudio.field_components.encodings import Encoding
+from nerfstudio.utils.math import components_from_spherical_harmonics
+from torch import Generator, Tensor
+from torch.nn import Parameter, functional
+
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.student.fields.base import MAX_LOG_DENSITY, FieldConfig, StudentField
+from pvd_nerfstudio.student.fields.growth import Growing, Moment
+from pvd_nerfstudio.student.fields.interpolation import cell_corners, weighted_rows
+from pvd_nerfstudio.student.memory import check_fits
+
+NOTHING = 0
+"""Row of the table for vertices that are not stored. It holds zeros and learns nothing."""
+EMPTY = -8.0
+"""Log-density where nothing is stored: what the first channel is counted from."""
+DENSITY_SCALE = 10.0
+"""Log-density of one unit in the table: log-densities go from -8 to 7, coefficients of colours from -3 to 3."""
+CONSTANT_HARMONIC = 0.28209479
+"""The spherical harmonic of degree 0."""
+START = 0.0
+"""Log-density that training starts with."""
+OCCUPIED_SHARE = 0.06
+"""Share of a scene's vertices that are usually kept; the sizes are checked with it before the scene is known."""
+INDEX_BYTES = 16
+"""What a vertex of the index takes while it is built."""
+MAX_DEGREE = 3
+
+
+@dataclass
+class SparseFieldConfig(FieldConfig):
+    """Sizes of the `sparse` student."""
+
+    _target: type = field(default_factory=lambda: SparseField)
+    resolution: int = 256
+    """Voxels along each side at the end of the run."""
+    subdivide_at: tuple[float, ...] = (0.03, 0.06)
+    """Shares of the run at which every voxel is cut into eight; the run starts that much coarser."""
+    prune_at: tuple[float, ...] = (0.5,)
+    """Shares of the run at which voxels without density are dropped, as they are at each subdivision."""
+    prune_threshold: float = 0.1
+    """Density under which a voxel and all its neighbours hold nothing."""
+    sh_degree: int = 2
+    """Degree of the spherical harmonics of the colour, 0 to 3: 1, 4, 9 or 16 coefficients a colour."""
+    tv_weight: float = 0.0
+    """Weight of the total variation in the loss (Plenoxels, eq. 3): smooths what no view pins down."""
+
+    @property
+    def learning_rate(self) -> float:
+        return 2e-2
+
+    @property
+    def coefficients(self) -> int:
+        """Of each colour."""
+        return (self.sh_degree + 1) ** 2
+
+    @property
+    def channels(self) -> int:
+        """Log-density, and the coefficients of three colours."""
+        return 1 + 3 * self.coefficients
+
+    @property
+    def num_parameters(self) -> int:
+        return round(OCCUPIED_SHARE * self.channels * (self.resolution + 1) ** 3)
+
+    @property
+    def training_bytes(self) -> int:
+        return super().training_bytes + INDEX_BYTES * (self.resolution + 1) ** 3
+
+    def encoder(self) -> Encoding:
+        return VoxelEncoding(self)
+
+    def check(self) -> None:
+        if not 0 <= self.sh_degree <= MAX_DEGREE:
+            raise InputError(f"Spherical harmonics go up to degree {MAX_DEGREE} here; sh-degree is {self.sh_degree}.")
+        coarsest = 1 << len(self.subdivide_at)
+        if self.resolution < coarsest or self.resolution % coarsest:
+            raise InputError(
+                f"A resolution of {self.resolution} cannot be halved {len(self.subdivide_at)} times: choose a multiple "
+                f"of {coarsest}, or fewer subdivisions (subdivide-at)."
+            )
+
+    def resolution_at(self, progress: float) -> int:
+        """Voxels along each side at a share of the run."""
+        return self.resolution >> sum(progress < share for share in self.subdivide_at)
+
+    def phase_at(self, progress: float) -> int:
+        """How many times the grid has been subdivided or pruned at a share of the run, counting the start."""
+        return 1 + sum(progress >= share for share in (*self.subdivide_at, *self.prune_at))
+
+
+class VoxelEncoding(Growing, Encoding):
+    """Trilinear interpolation of the values at vertices, of which only those in occupied space are stored.
+
+    `index [vertices, vertices, vertices]` gives each vertex its row of `table [rows, channels]`. A checkpoint holds
+    the table, and one bit a vertex in place of the index.
+    """
+
+    index: Int[Tensor, "x y z"]
+    phase: Tensor
+
+    def __init__(self, config: SparseFieldConfig) -> None:
+        super().__init__(in_dim=3)
+        self.config = config
+        self.out_dim = config.channels
+        self.register_buffer("phase", torch.tensor(0))
+        self.register_buffer("index", torch.empty(0), persistent=False)
+        self.register_buffer("place", torch.empty(0), persistent=False)
+        self._number(torch.zeros((config.resolution_at(0) + 1,) * 3, dtype=torch.bool))
+        self.table = Parameter(torch.zeros(1, config.channels))
+
+    def forward(self, in_tensor: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
+        number, weight = cell_corners(in_tensor, len(self.index))
+        rows = self.index.view(-1)[number]
+        return weighted_rows(self.table, rows, weight, nothing=NOTHING)
+
+    @property
+    def stored(self) -> Bool[Tensor, "x y z"]:
+        """Which vertices have a row."""
+        return self.index != NOTHING
+
+    @torch.no_grad()
+    def grow(self, now: Moment) -> bool:
+        """Take the voxels of occupied space at the start; subdivide and prune them when it is time."""
+        phase = self.config.phase_at(now.progress)
+        if phase == self.phase:
+            return False
+        voxels = self._occupied(now)
+        if self.phase == 0:
+            self._check_memory(int(_vertices(voxels).sum()))
+            self._number(_vertices(_coarser(voxels, len(self.index) - 1)))
+            self.table.data = self.table.new_zeros(len(self.place), self.out_dim)
+            self.table.data[1:, 0] = (START - EMPTY) / DENSITY_SCALE
+            self._take_over(now)
+        else:
+            self._keep(self._dense(), now)
+        while len(self.index) <= self.config.resolution_at(now.progress):
+            self._subdivide(now)
+            self._keep(_vertices(_coarser(voxels, len(self.index) - 1)), now)
+            self._take_over(now)
+        self.phase.fill_(phase)
+        return True
+
+    def neighbours(self, rows: Int[Tensor, "rows"]) -> Int[Tensor, "rows 3"]:
+        """Rows of the next vertex along each axis; NOTHING where none is stored."""
+        vertices = len(self.index)
+        place = self.place[rows].long()
+        x, y, z = place // vertices**2, place // vertices % vertices, place % vertices
+        last = vertices - 1
+        beside = ((x + 1).clamp_max(last), y, z), (x, (y + 1).clamp_max(last), z), (x, y, (z + 1).clamp_max(last))
+        return torch.stack([self.index[where] for where in beside], dim=-1).long()
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The stored vertices as a checkpoint holds them, eight in a byte."""
+        bits = np.packbits(self.stored.cpu().numpy())
+        return {"vertices": len(self.index), "stored": torch.from_numpy(bits)}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The stored vertices from a checkpoint."""
+        vertices = int(state["vertices"])
+        bits = np.unpackbits(state["stored"].cpu().numpy(), count=vertices**3)
+        self._number(torch.from_numpy(bits).view(vertices, vertices, vertices).bool().to(self.index.device))
+
+    def _number(self, wanted: Bool[Tensor, "x y z"]) -> None:
+        """Give the wanted vertices rows, from 1 on."""
+        flat = wanted.flatten()
+        self.index = torch.where(flat, flat.cumsum(0), NOTHING).int().view_as(wanted)
+        self.place = torch.cat([flat.new_zeros(1, dtype=torch.int), flat.nonzero()[:, 0].int()])
+
+    def _keep(self, wanted: Bool[Tensor, "x y z"], now: Moment) -> None:
+        """Drop the rows of all other vertices."""
+        wanted = wanted & self.stored
+        rows = torch.cat([self.index.new_zeros(1), self.index[wanted]]).long()
+        now.resize(self, "table", lambda values: values[rows])
+        self._number(wanted)
+
+    def _subdivide(self, now: Moment) -> None:
+        """Twice the voxels along each side; the interpolation stays what it was."""
+        vertices = 2 * len(self.index) - 1
+        voxels = functional.interpolate(_voxels(self.stored)[None].float(), scale_factor=2)[0, 0] > 0
+        wanted = _vertices(voxels)
+        x, y, z = wanted.nonzero().T
+        unit = torch.stack([x, y, z], dim=-1) / (vertices - 1)
+        number, weight = cell_corners(unit, len(self.index))
+        rows = self.index.view(-1)[number]
+        now.resize(
+            self,
+            "table",
+            lambda values: torch.cat([values[:1], weighted_rows(values, rows, weight, nothing=NOTHING)]),
+        )
+        self._number(wanted)
+
+    def _take_over(self, now: Moment) -> None:
+        """Start from the teacher: its density at each vertex, and its colour as the same in all directions."""
+        if now.teacher is None or len(self.place) == 1:
+            return
+        vertices, place = len(self.index), self.place[1:]
+        x, y, z = place // vertices**2, place // vertices % vertices, place % vertices
+        log_density, rgb = now.teacher(torch.stack([x, y, z], dim=-1) / (vertices - 1))
+        values = self.table.data[1:]
+        values[:, :1] = (log_density.clamp(EMPTY, MAX_LOG_DENSITY) - EMPTY) / DENSITY_SCALE
+        values[:, 1 :: self.config.coefficients] = torch.logit(rgb, eps=0.01) / CONSTANT_HARMONIC
+
+    def _dense(self) -> Bool[Tensor, "x y z"]:
+        """Vertices with density, at themselves or beside them."""
+        stored = self.stored
+        dense = torch.zeros_like(stored)
+        dense[stored] = self.table[1:, 0] * DENSITY_SCALE + EMPTY > log(self.config.prune_threshold)
+        return functional.max_pool3d(dense[None].float(), 3, stride=1, padding=1)[0] > 0
+
+    def _occupied(self, now: Moment) -> Bool[Tensor, "x y z"]:
+        """The finest voxels whose middles lie in occupied space."""
+        finest = self.config.resolution
+        middles = (torch.arange(finest, device=self.index.device) + 0.5) / finest
+        slabs = []
+        for x in middles.split(8):
+            unit = torch.stack(torch.meshgrid(x, middles, middles, indexing="ij"), dim=-1)
+            slabs.append(now.occupied(unit.view(-1, 3)).view(unit.shape[:3]))
+        return torch.cat(slabs)
+
+    def _check_memory(self, vertices: int) -> None:
+        needed = 16 * vertices * self.out_dim
+        what = f"The sparse student's {vertices:,} vertices with {self.out_dim} channels"
+        check_fits(needed, self.index.device, what, "Lower --pipeline.model.sparse.resolution or sh-degree.")
+
+
+class SparseField(StudentField):
+    """Log-density and the coefficients of spherical harmonics, straight from the voxels (Plenoxels, section 3.1).
+
+    There is no feature vector: what `shallow` gives beside the log-density are the coefficients.
+    """
+
+    def __init__(self, config: SparseFieldConfig, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
+        super().__init__(config, aabb, contracted)
+        self.sh_degree = config.sh_degree
+        self.tv_weight = config.tv_weight
+        self.voxels = VoxelEncoding(config)
+
+    def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
+        values = self.voxels(unit)
+        return torch.cat([values[:, :1] * DENSITY_SCALE + EMPTY, values[:, 1:]], dim=-1)
+
+    def deep(
+        self, feature: Float[Tensor, "points channels"], directions: Float[Tensor, "points 3"]
+    ) -> Float[Tensor, "points 3"]:
+        basis = components_from_spherical_harmonics(self.sh_degree + 1, directions)
+        return torch.sigmoid((feature.view(len(feature), 3, -1) * basis[:, None]).sum(dim=-1))
+
+    def regularization(self, generator: Generator, samples: int = 8192) -> dict[str, Tensor]:
+        table = self.voxels.table
+        if not self.tv_weight or len(table) == 1:
+            return {}
+        rows = torch.randint(1, len(table), (samples,), generator=generator, device=table.device)
+        steps = table[self.voxels.neighbours(rows)] - table[rows, None]
+        return {"total_variation": self.tv_weight * (steps.square().sum(dim=1) + 1e-8).sqrt().mean()}
+
+
+def _voxels(vertices: Bool[Tensor, "x y z"]) -> Bool[Tensor, "1 x-1 y-1 z-1"]:
+    """Voxels with a vertex that is set."""
+    return functional.max_pool3d(vertices[None].float(), 2, stride=1) > 0
+
+
+def _coarser(voxels: Bool[Tensor, "x y z"], resolution: int) -> Bool[Tensor, "x y z"]:
+    """A voxel of a coarser grid is set when any of those in it is."""
+    ratio = len(voxels) // resolution
+    return functional.max_pool3d(voxels[None].float(), ratio)[0] > 0
+
+
+def _vertices(voxels: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x+1 y+1 z+1"]:
+    """Corners of the voxels that are set."""
+    return functional.max_pool3d(functional.pad(voxels[None].float(), (1,) * 6), 2, stride=1)[0] > 0

@@ -1,0 +1,56 @@
+"""Which students there are: name to configuration. Other packages add theirs through an entry point.
+
+    [project.entry-points."pvd_nerfstudio.students"]
+    siren = "their_package.siren:SirenFieldConfig"
+
+The name becomes a choice of `--student`, and the configuration's fields become `--pipeline.model.siren.*`.
+"""
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Literal
+
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from pvd_nerfstudio.student.fields.base import FieldConfig
+from pvd_nerfstudio.student.fields.hash import HashFieldConfig
+from pvd_nerfstudio.student.fields.hybrid import HybridFieldConfig
+from pvd_nerfstudio.student.fields.low_rank import CPFieldConfig, TriplaneFieldConfig, VMFieldConfig
+from pvd_nerfstudio.student.fields.mlp import MLPFieldConfig
+from pvd_nerfstudio.student.fields.sparse import SparseFieldConfig
+
+GROUP = "pvd_nerfstudio.students"
+BUILT_IN: dict[str, type[FieldConfig]] = {
+    "mlp": MLPFieldConfig,
+    "hash": HashFieldConfig,
+    "vm": VMFieldConfig,
+    "cp": CPFieldConfig,
+    "triplane": TriplaneFieldConfig,
+    "sparse": SparseFieldConfig,
+    "hybrid": HybridFieldConfig,
+}
+
+
+def _find_students() -> dict[str, type[FieldConfig]]:
+    """Ours, and those of other packages; one that cannot be imported must not stop `ns-train`."""
+    found = dict(BUILT_IN)
+    for entry in entry_points(group=GROUP):
+        try:
+            config = entry.load()
+            if not (isinstance(config, type) and issubclass(config, FieldConfig)):
+                raise TypeError(f"{entry.value} is not a FieldConfig class")
+            if entry.name in BUILT_IN or not entry.name.isidentifier():
+                raise ValueError(f"the name {entry.name!r} is taken or no identifier")
+        except Exception as error:  # another package's import may fail in any way
+            CONSOLE.print(f"[yellow]The student '{entry.name}' is left out: {type(error).__name__}: {error}")
+            continue
+        found[entry.name] = config
+    return found
+
+
+STUDENTS = _find_students()
+"""Name of a student to the class of its configuration."""
+
+if TYPE_CHECKING:
+    StudentName = str
+else:
+    StudentName = Literal[tuple(STUDENTS)]

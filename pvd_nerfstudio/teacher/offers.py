@@ -1,0 +1,43 @@
+"""One table at the start of a conversion: what the teacher offers and what of it the student uses."""
+
+from rich.table import Table
+
+
+def offers_table(
+    teacher: str,
+    student: str,
+    teacher_feature_dim: int | None,
+    student_feature_dim: int | None,
+    has_density: bool,
+    wants_features: bool,
+) -> Table:
+    """What the teacher offers, what the student uses, and why it leaves out the rest.
+
+    Args:
+        teacher: name of the teacher's method.
+        student: name of the student's architecture.
+        teacher_feature_dim: width of the teacher's feature vector; None: it has none.
+        student_feature_dim: width of the student's; None: it has none.
+        has_density: whether density and colour can be asked for at points; otherwise there are only pixels.
+        wants_features: whether the feature loss has a weight.
+    """
+    table = Table("", f"{teacher} offers", f"{student} uses")
+    offered = "-" if teacher_feature_dim is None else f"{teacher_feature_dim} channels"
+    table.add_row("features", offered, _features(teacher_feature_dim, student_feature_dim, wants_features))
+    for name in ("density", "colour"):
+        if has_density:
+            table.add_row(name, "at any point", "yes")
+        else:
+            table.add_row(name, "-", "no: the teacher has no field that answers at points")
+    table.add_row("pixels", "colour, opacity" if has_density else "colour, opacity, depth", "yes")
+    return table
+
+
+def _features(theirs: int | None, ours: int | None, wanted: bool) -> str:
+    if theirs is None:
+        return "no: the teacher has none"
+    if ours is None:
+        return "no: this student has none"
+    if not wanted:
+        return "no: --pipeline.distillation.feature-weight is 0"
+    return "yes" if theirs == ours else f"yes, projected to its {ours} channels"

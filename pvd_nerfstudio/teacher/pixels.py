@@ -1,0 +1,204 @@
+"""Teachers without a field that can be asked (Gaussians, surfaces): what their pictures alone say.
+
+One path serves them all, `Model.get_outputs_for_camera`: colour, opacity (`accumulation`; 1 where there is none) and
+depth. Depth stands in for density: it says which cells are occupied, and which part of a ray matters.
+
+Limits: only what the views see from outside is occupied, a shell about the surfaces; what is half transparent lies
+where its mean depth says; what is seen outside the scene box counts as nothing.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.model_components.renderers import RGBRenderer
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher, picture_of
+from pvd_nerfstudio.teacher.targets import SharedSamples
+
+DrawViews = Callable[[int, Generator], list[Cameras]]
+"""Gives any number of single cameras, `[1]` in shape."""
+
+SOLID = 0.5
+"""Opacity from which on the depth of a pixel is believed."""
+GRID_VIEWS = 64
+"""Views whose depth fills the occupancy grid."""
+GRID_SIZE = 200
+"""Longer side of those views in pixels; larger ones are scaled down."""
+WINDOWS = 16
+"""Pieces of views that are rendered at a time, in full resolution, for the bank."""
+SPARE = 4
+"""Pixels rendered for each that is kept: neighbours are alike, and some miss the scene."""
+_Z_DEPTH = {"SurfaceModel", "SplatfactoModel"}
+"""Models, or bases of models, whose depth is measured along the optical axis and not along the ray."""
+
+
+@dataclass
+class Seen:
+    """The pixels of one view."""
+
+    origins: Float[Tensor, "pixels 3"]
+    directions: Float[Tensor, "pixels 3"]
+    rgb: Float[Tensor, "pixels 3"]
+    """Premultiplied with the opacity."""
+    opacity: Float[Tensor, "pixels 1"]
+    picture: Float[Tensor, "pixels 3"]
+    """As the teacher shows it, whatever lies behind the scene included."""
+    distance: Float[Tensor, "pixels 1"]
+    """Along the ray to what is seen, in world units; infinite where nothing is."""
+
+    def over(self, renderer: RGBRenderer) -> Float[Tensor, "pixels 3"]:
+        """What can be distilled, over the background that a renderer shows in evaluation."""
+        rgba = torch.cat([self.rgb / self.opacity.clamp_min(1e-6), self.opacity], dim=-1)
+        return renderer.blend_background(rgba)
+
+    @property
+    def points(self) -> Float[Tensor, "solid 3"]:
+        """Where the opaque pixels lie in space."""
+        solid = (self.opacity > SOLID)[:, 0] & self.distance.isfinite()[:, 0]
+        return self.origins[solid] + self.distance[solid] * self.directions[solid]
+
+
+def look(teacher: FrozenTeacher, camera: Cameras) -> Seen:
+    """What a teacher shows through one camera, its background taken out.
+
+    Pixels that show something outside the scene box are empty.
+    """
+    camera = camera.to(teacher.device)
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
+    outputs = {name: value.flatten(0, 1) for name, value in teacher.outputs_for(camera).items() if value.dim() > 1}
+    rgb, opacity = picture_of(outputs), outputs.get("accumulation", outputs.get("accumulation_fine"))
+    if opacity is None or _fills_background(teacher):
+        opacity = torch.ones_like(rgb[:, :1])
+    background = outputs.get("background")
+    if background is None or background.shape != rgb.shape:
+        background = torch.full_like(rgb, float(teacher.space.background == "white"))
+    premultiplied = (rgb - (1 - opacity) * background).clamp(0, 1)
+    distance = outputs.get("depth", outputs.get("depth_fine"))
+    if distance is None:
+        raise InputError(
+            f"The teacher, a {type(teacher.model).__name__}, has neither a field that answers at points nor a depth "
+            "among its outputs, so where its surfaces lie is unknown: it cannot be distilled."
+        )
+    if _Z_DEPTH & {base.__name__ for base in type(teacher.model).__mro__}:
+        distance = distance * rays.metadata["directions_norm"]
+    seen = opacity > 0
+    inside = SceneBox(aabb=teacher.aabb).within(rays.origins + distance * rays.directions)[:, None]
+    outside = (opacity > SOLID) & ~inside
+    return Seen(
+        origins=rays.origins,
+        directions=rays.directions,
+        rgb=premultiplied.masked_fill(outside, 0.0),
+        opacity=opacity.masked_fill(outside, 0.0),
+        picture=rgb,
+        distance=distance.masked_fill(outside | ~seen, torch.inf),
+    )
+
+
+def show(teacher: FrozenTeacher, camera: Cameras, renderer: RGBRenderer) -> Float[Tensor, "height width 3"]:
+    """The picture of one camera as it can be distilled: the scene box, over the background of a renderer."""
+    return look(teacher, camera).over(renderer).view(int(camera.height), int(camera.width), 3)
+
+
+def fill_grid_from_views(grid: OccupancyGrid, teacher: FrozenTeacher, draw_views: DrawViews) -> None:
+    """Mark the cells in which the depth of many views lies, and two cells about each.
+
+    Raises:
+        InputError: there are none.
+    """
+    generator = Generator(device=teacher.device).manual_seed(0)
+    hit = torch.zeros_like(grid.occupied).view(-1)
+    low, high = grid.aabb
+    for drawn in draw_views(GRID_VIEWS, generator):
+        camera = copy.deepcopy(drawn)
+        longer = max(int(camera.height), int(camera.width))
+        if longer > GRID_SIZE:
+            camera.rescale_output_resolution(GRID_SIZE / longer)
+        cells = ((look(teacher, camera).points - low) * (grid.resolution / (high - low))).long()
+        x, y, z = cells.clamp(0, grid.resolution - 1).unbind(-1)
+        hit[(x * grid.resolution + y) * grid.resolution + z] = True
+    cells = functional.max_pool3d(hit.view(1, *grid.occupied.shape).float(), 5, stride=1, padding=2)[0] > 0
+    if not cells.any():
+        raise InputError(
+            f"The teacher {teacher.run.checkpoint_path} shows nothing in its scene box in any of {GRID_VIEWS} views. "
+            "Look at it with ns-viewer; does --data belong to its scene?"
+        )
+    grid.occupy(cells)
+    CONSOLE.print(f"Occupancy grid from the depth of {GRID_VIEWS} views: {grid.share:.1%} occupied.")
+
+
+def ask_for_pixels(
+    teacher: FrozenTeacher,
+    shared: SharedSamples,
+    draw_views: DrawViews,
+    rays_per_part: int,
+    generator: Generator,
+) -> BankPart:
+    """One part of the bank: pixels of random pieces of views, and no points.
+
+    Args:
+        teacher: who is asked.
+        shared: the samples; rays that miss all occupied cells say nothing and are left out.
+        draw_views: gives cameras.
+        rays_per_part: rays in the part.
+        generator: of all randomness.
+    """
+    kept: list[RayTargets] = []
+    found, margin, side = 0, _margin(shared), math.ceil(math.sqrt(SPARE * rays_per_part / WINDOWS))
+    for _ in range(50):
+        for camera in draw_views(WINDOWS, generator):
+            seen = look(teacher, _window(camera, side, generator))
+            index = shared.march(seen.origins, seen.directions).ray_indices.unique()
+            solid = (seen.opacity > SOLID) & seen.distance.isfinite()
+            targets = RayTargets(
+                origins=seen.origins,
+                directions=seen.directions,
+                rgb=seen.rgb,
+                opacity=seen.opacity,
+                start=torch.where(solid, (seen.distance - margin).clamp_min(0.0), 0.0),
+                end=torch.where(solid, seen.distance + margin, torch.inf),
+            )
+            kept.append(take(targets, index))
+            found += len(index)
+        if found >= rays_per_part:
+            together = RayTargets(*(torch.cat(parts) for parts in zip(*(vars(part).values() for part in kept))))
+            chosen = torch.randperm(found, generator=generator, device=generator.device)[:rays_per_part]
+            return BankPart(rays=take(together, chosen), points=None)
+    raise InputError("The cameras hardly see the teacher's occupied space. Does --data belong to the teacher's scene?")
+
+
+def _margin(shared: SharedSamples) -> float:
+    """How far from its mean depth a surface may reach: two cells or four samples."""
+    cell = float((shared.grid.aabb[1] - shared.grid.aabb[0]).max()) / shared.grid.resolution
+    return max(2 * cell, 4 * shared.step_size)
+
+
+def _fills_background(teacher: FrozenTeacher) -> bool:
+    """Whether what shows behind the scene is the teacher's own picture and not one colour."""
+    return teacher.space.background == "last_sample" or (
+        getattr(teacher.model.config, "background_model", "none") != "none"
+    )
+
+
+def _window(camera: Cameras, side: int, generator: Generator) -> Cameras:
+    """A random piece of a view, at most `side` pixels wide and high, in full resolution."""
+    piece = copy.deepcopy(camera)
+    share = torch.rand(2, generator=generator, device=generator.device).tolist()
+    for length, centre, where in (("height", "cy", share[0]), ("width", "cx", share[1])):
+        whole = int(getattr(camera, length))
+        size = min(whole, side)
+        corner = int(where * (whole - size + 1))
+        setattr(piece, centre, getattr(camera, centre) - corner)
+        setattr(piece, length, torch.full_like(getattr(camera, length), size))
+    return piece

@@ -1,0 +1,165 @@
+"""A tiny run of every family of teachers, made by nerfstudio's own trainer."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from conftest import quiet
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.engine.trainer import TrainerConfig
+
+from pvd_nerfstudio.teacher.frozen import no_lpips
+
+STEPS = 3
+"""Real training steps of a teacher."""
+
+
+class NoHashTable(torch.nn.Module):
+    """Stands in for tiny-cuda-nn's encoding, which SDFField builds even where it does not use it (its default)."""
+
+    n_output_dims = 2
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
+
+
+def tcnn_stand_in() -> Any:
+    """NeuS can be built without tiny-cuda-nn while this is entered."""
+    return mock.patch("nerfstudio.fields.sdf_field.tcnn", SimpleNamespace(Encoding=NoHashTable))
+
+
+def config_of(method: str, scene: Path, **model: Any) -> TrainerConfig:
+    """A stock method on the scene, with few rays; `model` replaces options of its model."""
+    config: Any = copy.deepcopy(all_methods[method])
+    config.pipeline.datamanager = VanillaDataManagerConfig(
+        dataparser=BlenderDataParserConfig(data=scene, alpha_color="white"),
+        train_num_rays_per_batch=32,
+        eval_num_rays_per_batch=32,
+    )
+    for name, value in model.items():
+        assert hasattr(config.pipeline.model, name)
+        setattr(config.pipeline.model, name, value)
+    config.mixed_precision = False
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
+    return config
+
+
+def make(
+    config: TrainerConfig, folder: Path, dress: Callable[[Any], None] = lambda model: None, steps: int = STEPS
+) -> Path:
+    """Build, change the model with `dress`, train and save as `ns-train` does; returns the run's folder."""
+    config = quiet(config, folder, config.method_name)
+    config.max_num_iterations = steps
+    torch.manual_seed(1)
+    with no_lpips():
+        config.save_config()
+        trainer = config.setup(local_rank=0, world_size=1)
+        trainer.setup()
+        with torch.no_grad():
+            dress(trainer.pipeline.model)
+        if steps:
+            trainer.train()
+        else:
+            trainer.save_checkpoint(0)
+    return config.get_base_dir()
+
+
+def nerfacto(scene: Path, folder: Path, method: str = "nerfacto") -> Path:
+    sizes = {"log2_hashmap_size": 8, "max_res": 32, "num_levels": 4, "implementation": "torch"}
+    samples = {"num_nerf_samples_per_ray": 8, "num_proposal_samples_per_ray": (16,), "num_proposal_iterations": 1}
+    args = [{"hidden_dim": 16, "log2_hashmap_size": 8, "num_levels": 3, "max_res": 16, "use_linear": False}]
+    contraction = {"disable_scene_contraction": True, "near_plane": 2.0, "far_plane": 6.0}
+    config = config_of(method, scene, **sizes, **samples, **contraction, proposal_net_args_list=args)
+    return make(config, folder, bright)
+
+
+def depth_nerfacto(scene: Path, folder: Path) -> Path:
+    """Its training needs depth pictures; its model is nerfacto's."""
+    sizes = {"log2_hashmap_size": 8, "max_res": 32, "num_levels": 4, "implementation": "torch"}
+    samples = {"num_nerf_samples_per_ray": 8, "num_proposal_samples_per_ray": (16, 8)}
+    return make(config_of("depth-nerfacto", scene, **sizes, **samples), folder, bright, steps=0)
+
+
+def instant_ngp(scene: Path, folder: Path, method: str = "instant-ngp") -> Path:
+    """Training needs CUDA: the weights are random."""
+    return make(config_of(method, scene, log2_hashmap_size=8, max_res=32, grid_resolution=16), folder, bright, steps=0)
+
+
+def instant_ngp_bounded(scene: Path, folder: Path) -> Path:
+    return instant_ngp(scene, folder, "instant-ngp-bounded")
+
+
+def vanilla(scene: Path, folder: Path, method: str = "vanilla-nerf") -> Path:
+    def dress(model: Any) -> None:
+        for name in ("field", "field_coarse", "field_fine"):
+            if hasattr(model, name):
+                density = getattr(model, name).field_output_density.net
+                density.weight *= 20.0
+                density.bias += 2.0
+
+    return make(config_of(method, scene, num_coarse_samples=8, num_importance_samples=8), folder, dress)
+
+
+def mipnerf(scene: Path, folder: Path) -> Path:
+    return vanilla(scene, folder, "mipnerf")
+
+
+def tensorf(scene: Path, folder: Path, encoding: str = "vm") -> Path:
+    """Saved after the first of its two growths, 8 to 11 cells."""
+
+    def dress(model: Any) -> None:
+        for weights in model.field.density_encoding.parameters():
+            weights.mul_(10.0 if encoding == "cp" else 6.0).abs_()
+
+    sizes = {"init_resolution": 8, "final_resolution": 16, "upsampling_iters": (1, 50)}
+    components = {"num_den_components": 4, "num_color_components": 6, "num_samples": 8, "num_uniform_samples": 16}
+    config = config_of("tensorf", scene, **sizes, **components, tensorf_encoding=encoding, regularization="l1")
+    return make(config, folder, dress)
+
+
+def tensorf_cp(scene: Path, folder: Path) -> Path:
+    return tensorf(scene, folder, "cp")
+
+
+def tensorf_triplane(scene: Path, folder: Path) -> Path:
+    return tensorf(scene, folder, "triplane")
+
+
+def neus(scene: Path, folder: Path) -> Path:
+    """A sphere of radius 0.8, as its field starts. Enter `tcnn_stand_in` first."""
+    config = config_of(
+        "neus", scene, num_samples=8, num_samples_importance=8, num_up_sample_steps=1, background_model="none"
+    )
+    field = config.pipeline.model.sdf_field
+    field.inside_outside, field.num_layers, field.hidden_dim, field.hidden_dim_color = False, 2, 64, 32
+    field.geo_feat_dim, field.bias, field.beta_init = 15, 0.8, 0.45
+    return make(config, folder)
+
+
+def bright(model: Any) -> None:
+    """A nerfacto field with density everywhere, which varies."""
+    table, layers = model.field.mlp_base.model
+    table.hash_table.mul_(3e3)
+    layers.layers[-1].bias[0] = math.log(3 / model.field.average_init_density)
+
+
+FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
+    "nerfacto": nerfacto,
+    "depth-nerfacto": depth_nerfacto,
+    "instant-ngp": instant_ngp,
+    "instant-ngp-bounded": instant_ngp_bounded,
+    "vanilla-nerf": vanilla,
+    "mipnerf": mipnerf,
+    "tensorf": tensorf,
+    "tensorf-cp": tensorf_cp,
+    "tensorf-triplane": tensorf_triplane,
+    "neus": neus,
+}
+"""Name of a family to what makes a run of it: (scene, output folder) to run folder."""
