@@ -12,12 +12,14 @@ The files are rewritten after every pair. The same command with the same --outpu
 pairs are kept; further teachers and students can be added that way.
 """
 
+import io
 import json
 import os
 import platform
 import re
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -47,6 +49,8 @@ TRAINING = "--vis tensorboard --steps-per-eval-batch 0 --steps-per-eval-image 0 
 """Options of every run."""
 AIM = 0.95
 """Share of the seconds that the steps are chosen for."""
+RARE = 4.0
+"""How much slower than the median a span of steps is that does not come again."""
 COLUMNS = "teacher,student,PSNR,SSIM,teacher's PSNR,gap (dB),parameters,MB,seconds,steps,rays / s".split(",")
 GOLDEN = (5**0.5 - 1) / 2
 """Its multiples spread evenly over [0, 1): pixels of all rows and columns; a fixed stride may meet few columns."""
@@ -280,11 +284,13 @@ def steps_that_fit(seconds: float, steps: int, total: float, marks: list[tuple[i
         seconds: what there is.
         steps: of the pilot.
         total: seconds of the pilot, start included.
-        marks: some of the pilot's steps, and when they were done. The way to the second mark is slower (memory is
-            allocated, kernels are chosen); it counts as start, in the pilot as in the run, and as long as the next.
+        marks: some of the pilot's steps, evenly spaced, and when they were done. A span between two marks that takes
+            RARE times the median is no part of a step: memory is allocated, kernels are chosen, the student grows.
+            It happens once, in the pilot as in the run.
     """
-    (first, _), (second, warm), (third, later), *_, (last, end) = marks
-    per_step = (end - warm + (later - warm) * (second - first) / (third - second)) / (last - first)
+    spans = [(later[1] - now[1]) / (later[0] - now[0]) for now, later in zip(marks, marks[1:])]
+    usual = [span for span in spans if span < RARE * statistics.median(spans)]
+    per_step = sum(usual) / len(usual)
     start = total - steps * per_step
     if seconds < start + per_step:
         raise FailedError(f"{seconds:.0f} s are not enough: {start:.0f} s go by before the first step")
@@ -311,7 +317,9 @@ def reason(said: str) -> str:
 def size_of(folder: Path) -> tuple[int, float]:
     """Parameters of a run, and MB of its weights on disk without the optimiser's state."""
     run = find_run(folder)
-    return FrozenTeacher(run, DEVICE).num_parameters, sum(value.nbytes for value in load_state(run).values()) / 1e6
+    weights = io.BytesIO()
+    torch.save(load_state(run), weights)
+    return FrozenTeacher(run, DEVICE).num_parameters, weights.tell() / 1e6
 
 
 def measure_teacher(teacher: Teacher, pixels: int) -> None:

@@ -198,3 +198,36 @@ def test_cpu_is_used_without_a_gpu_and_said(teacher: Run, tmp_path: Path, capsys
     assert config.machine.device_type == "cpu"
     assert "training on the CPU" in capsys.readouterr().out
     assert quiet(config, tmp_path, "x") is config
+
+
+@pytest.mark.parametrize("parts", [("hash", "marble"), ("hybrid", "vm")])
+def test_a_composition_of_unknown_parts(parts: tuple[str, str], teacher: Run, tmp_path: Path, capsys) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "hybrid", "--pipeline.model.hybrid.parts")
+    said = refused(tmp_path / "out", capsys, *options, *parts)
+    assert f"composed of '{parts[0] if parts[0] == 'hybrid' else parts[1]}'" in said
+    assert "mlp, hash, vm, cp, triplane, sparse" in said
+
+
+@pytest.mark.parametrize(
+    ("student", "option", "figure"),
+    [
+        ("vm", "--pipeline.model.vm.resolution", "1152001.2 GB"),
+        ("hash", "--pipeline.model.hash.log2-hashmap-size", "GB"),
+        ("sparse", "--pipeline.model.sparse.resolution", "GB"),
+        ("hybrid", "--pipeline.model.vm.resolution", "GB"),
+        ("mlp", "--pipeline.model.grid-resolution", "GB"),
+    ],
+)
+def test_sizes_that_do_not_fit_in_memory(
+    student: str, option: str, figure: str, teacher: Run, tmp_path: Path, capsys
+) -> None:
+    size = "36" if "log2" in option else "1000000" if "vm" in option else "65536"
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", student, option, size)
+    said = refused(tmp_path / "out", capsys, *options)
+    assert "would take" in said and figure in said and "Lower --pipeline.model" in said
+
+
+def test_features_asked_for_where_the_student_has_none(teacher: Run, tmp_path: Path, capsys) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "sparse")
+    said = refused(tmp_path / "out", capsys, *options, "--pipeline.distillation.feature-weight", "0.01")
+    assert "sparse student has no feature vector" in said and "feature-weight" in said

@@ -235,3 +235,58 @@ def test_paper_preset_runs_with_its_features(teacher: Run, tmp_path: Path) -> No
     assert terms[0] == {"feature_loss"}
     assert terms[1] == {"feature_loss", "log_density_loss", "color_loss"}
     assert terms[2] == terms[1] | {"pixel_loss"}
+
+
+def test_features_of_other_widths_meet_in_a_projection_that_is_thrown_away(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--pipeline.distillation.preset", "pvd")
+    options += ("--pipeline.model.mlp.feature-dim", "7", "--max-num-iterations", "24")
+    straight = start(distil_config(tmp_path, *options, name="straight"))
+    projection = straight.pipeline.projection
+    assert projection is not None and projection.weight.shape == (15, 7)
+    before = projection.weight.clone()
+    straight.train()
+    assert not torch.equal(projection.weight, before)
+    theirs = weights_of(straight.base_dir)
+    assert not [key for key in theirs if "projection" in key]
+
+    first = start(distil_config(tmp_path, *options, name="first"))
+    stop_after(first, 11)
+    assert "projection.weight" in weights_of(first.base_dir)
+    second = start(distil_config(tmp_path, "--load-dir", str(first.checkpoint_dir), name="second"))
+    second.train()
+    for key, value in weights_of(second.base_dir).items():
+        torch.testing.assert_close(value, theirs[key], atol=1e-6, rtol=1e-5)
+
+
+def test_feature_stage_is_skipped_for_a_student_without_features(teacher: Run, tmp_path: Path, capsys) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--pipeline.distillation.preset", "pvd")
+    trainer = start(distil_config(tmp_path, *options, "--student", "sparse", "--max-num-iterations", "30"))
+    assert "feature stage is skipped" in " ".join(capsys.readouterr().out.split())
+    assert set(trainer.pipeline.get_train_loss_dict(0)[1]) == {"log_density_loss", "color_loss"}
+    assert trainer.config.pipeline.distillation.feature_end == 0
+
+
+@pytest.mark.parametrize("name", ["vm", "sparse"])
+def test_a_growing_student_resumes_as_if_it_had_not_stopped(name: str, teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", name, "--max-num-iterations", "60")
+    options += ("--pipeline.model.vm.grow-at", "0.1", "0.4", "--pipeline.model.sparse.subdivide-at", "0.1", "0.4")
+    straight, _ = train(distil_config(tmp_path, *options, name="straight"), lambda share: None)
+    first = start(distil_config(tmp_path, *options, name="first"))
+    stop_after(first, 15)
+    load = ("--load-dir", str(first.checkpoint_dir))
+    second, _ = train(distil_config(tmp_path, *load, name="second"), lambda share: None)
+    ours, theirs = weights_of(second), weights_of(straight)
+    for key, value in theirs.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=1e-4)
+
+
+def test_sparse_student_starts_from_what_the_teacher_says_at_its_vertices(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "sparse", "--max-num-iterations", "30")
+    pipeline = start(distil_config(tmp_path, *options)).pipeline
+    voxels, box = pipeline.student.field.voxels, pipeline.student.grid.aabb
+    unit = voxels.stored.nonzero()[:200] / (len(voxels.index) - 1)
+    positions = box[0] + unit * (box[1] - box[0])
+    log_density, _ = pipeline.student.field.shallow(positions)
+    said = pipeline._teacher.density(positions, 0.01).log().clamp(-8, 7)
+    torch.testing.assert_close(log_density, said, atol=2e-2, rtol=1e-2)

@@ -1,4 +1,8 @@
-"""Plenoxels' representation: values at the vertices of a sparse voxel grid, and no network."""
+"""Plenoxels' representation: values at the vertices of a sparse voxel grid, and no network.
+
+With no network to share what was seen, each vertex would have to meet many rays. A teacher that answers at points is
+asked at the vertices themselves, at the start and after each subdivision, and training goes on from there.
+"""
 
 from dataclasses import dataclass, field
 from math import log
@@ -151,12 +155,14 @@ class VoxelEncoding(Growing, Encoding):
 
     def neighbours(self, rows: Int[Tensor, "rows"]) -> Int[Tensor, "rows 3"]:
         """Rows of the next vertex along each axis; NOTHING where none is stored."""
-        vertices = len(self.index)
-        place = self.place[rows].long()
-        x, y, z = place // vertices**2, place // vertices % vertices, place % vertices
-        last = vertices - 1
-        beside = ((x + 1).clamp_max(last), y, z), (x, (y + 1).clamp_max(last), z), (x, y, (z + 1).clamp_max(last))
-        return torch.stack([self.index[where] for where in beside], dim=-1).long()
+        steps = torch.eye(3, dtype=torch.long, device=rows.device)
+        x, y, z = (self._coordinates(rows)[:, None] + steps).clamp_max(len(self.index) - 1).unbind(-1)
+        return self.index[x, y, z].long()
+
+    def _coordinates(self, rows: Int[Tensor, "rows"]) -> Int[Tensor, "rows 3"]:
+        """Where the vertices of rows stand in the grid."""
+        place, vertices = self.place[rows].long(), len(self.index)
+        return torch.stack([place // vertices**2, place // vertices % vertices, place % vertices], dim=-1)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The stored vertices as a checkpoint holds them, eight in a byte."""
@@ -202,9 +208,8 @@ class VoxelEncoding(Growing, Encoding):
         """Start from the teacher: its density at each vertex, and its colour as the same in all directions."""
         if now.teacher is None or len(self.place) == 1:
             return
-        vertices, place = len(self.index), self.place[1:]
-        x, y, z = place // vertices**2, place // vertices % vertices, place % vertices
-        log_density, rgb = now.teacher(torch.stack([x, y, z], dim=-1) / (vertices - 1))
+        rows = torch.arange(1, len(self.place), device=self.place.device)
+        log_density, rgb = now.teacher(self._coordinates(rows) / (len(self.index) - 1))
         values = self.table.data[1:]
         values[:, :1] = (log_density.clamp(EMPTY, MAX_LOG_DENSITY) - EMPTY) / DENSITY_SCALE
         values[:, 1 :: self.config.coefficients] = torch.logit(rgb, eps=0.01) / CONSTANT_HARMONIC
