@@ -3,7 +3,7 @@
     python -m benchmarks.matrix --teachers ../shared/teachers/lego-hash --students mlp hash --seconds 300
 
 Each pair is `ns-train pvd-distill` and then `ns-eval`, in processes of their own, one after another. The learning rate
-and the stages are shares of the run, so its steps are chosen beforehand: a pilot run of the same pair tells how many
+and the stages are shares of the run, so its steps are chosen beforehand: two short runs of the same pair tell how many
 fit into the seconds (--steps sets them instead). "Seconds" are what the run itself reports, from loading the teacher to
 the last step. Evaluation during training is switched off. STUDENT_OPTIONS below sets the sizes that differ from the
 defaults (mlp is 4 x 128); --options mlp="--pipeline.model.mlp.num-layers 8" replaces them.
@@ -19,7 +19,6 @@ import platform
 import re
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -35,7 +34,6 @@ from nerfstudio.model_components.renderers import RGBRenderer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.check import fill_grid
@@ -49,8 +47,6 @@ TRAINING = "--vis tensorboard --steps-per-eval-batch 0 --steps-per-eval-image 0 
 """Options of every run."""
 AIM = 0.95
 """Share of the seconds that the steps are chosen for."""
-RARE = 4.0
-"""How much slower than the median a span of steps is that does not come again."""
 COLUMNS = "teacher,student,PSNR,SSIM,teacher's PSNR,gap (dB),parameters,MB,seconds,steps,rays / s".split(",")
 GOLDEN = (5**0.5 - 1) / 2
 """Its multiples spread evenly over [0, 1): pixels of all rows and columns; a fixed stride may meet few columns."""
@@ -110,8 +106,8 @@ class Matrix:
     """Folder for matrix.md, matrix.json, the runs and what the commands said (logs)."""
     pixels: int = 2000
     """Pixels of each test view that the teacher renders."""
-    pilot_steps: int = 201
-    """Steps of the pilot run: two of the bank's refreshes, and a few."""
+    pilot_steps: int = 96
+    """Steps of the first pilot run; the second has three times as many."""
     _teachers: tyro.conf.Suppress[list[Teacher]] = field(default_factory=list)
     _rows: tyro.conf.Suppress[list[Row]] = field(default_factory=list)
 
@@ -185,10 +181,12 @@ class Matrix:
 
     def _pilot(self, row: Row, name: str) -> int:
         """How many steps fit into the seconds."""
-        folder, total = self._distil(row, name, f"{row.student}-pilot", self.pilot_steps)
-        marks = step_times(folder)
-        shutil.rmtree(folder)
-        return steps_that_fit(AIM * self.seconds, self.pilot_steps, total, marks)
+        totals = []
+        for steps in (self.pilot_steps, 3 * self.pilot_steps):
+            folder, total = self._distil(row, name, f"{row.student}-pilot", steps)
+            shutil.rmtree(folder)
+            totals.append(total)
+        return steps_that_fit(AIM * self.seconds, self.pilot_steps, *totals)
 
     def _distil(self, row: Row, name: str, timestamp: str, steps: int) -> tuple[Path, float]:
         """Distil a pair; returns the run's folder and the seconds that it reports."""
@@ -270,28 +268,20 @@ def student_options(student: str, given: tuple[str, ...]) -> str:
     return f"{named.get('all', '')} {named.get(student, STUDENT_OPTIONS.get(student, ''))}".strip()
 
 
-def step_times(folder: Path) -> list[tuple[int, float]]:
-    """When which step was done, as the run's tensorboard files say it."""
-    (file,) = folder.glob("events.out.tfevents.*")
-    times = {event.step: event.wall_time for event in LegacyEventFileLoader(str(file)).Load() if event.summary.value}
-    return sorted(times.items())
+def steps_that_fit(seconds: float, steps: int, short: float, long: float) -> int:
+    """How many steps fit into the seconds, as two pilot runs tell.
 
-
-def steps_that_fit(seconds: float, steps: int, total: float, marks: list[tuple[int, float]]) -> int:
-    """How many steps fit into the seconds, as a pilot run tells.
+    Stages and growth are shares of a run, so the difference of the two is steps alone; what happens once (loading, the
+    first parts of the bank, the growth of the student) is in both.
 
     Args:
         seconds: what there is.
-        steps: of the pilot.
-        total: seconds of the pilot, start included.
-        marks: some of the pilot's steps, evenly spaced, and when they were done. A span between two marks that takes
-            RARE times the median is no part of a step: memory is allocated, kernels are chosen, the student grows.
-            It happens once, in the pilot as in the run.
+        steps: of the first pilot; the second had three times as many.
+        short: seconds of the first pilot.
+        long: seconds of the second.
     """
-    spans = [(later[1] - now[1]) / (later[0] - now[0]) for now, later in zip(marks, marks[1:])]
-    usual = [span for span in spans if span < RARE * statistics.median(spans)]
-    per_step = sum(usual) / len(usual)
-    start = total - steps * per_step
+    per_step = max(long - short, 1e-3 * steps) / (2 * steps)
+    start = max(0.0, short - steps * per_step)
     if seconds < start + per_step:
         raise FailedError(f"{seconds:.0f} s are not enough: {start:.0f} s go by before the first step")
     return int((seconds - start) / per_step)

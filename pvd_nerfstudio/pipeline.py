@@ -26,7 +26,6 @@ from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets,
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.student.fields.base import FeatureFieldConfig
 from pvd_nerfstudio.student.model import PointAnswers, StudentModel, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid, keep_frame
@@ -74,6 +73,7 @@ class DistillationPipeline(VanillaPipeline):
             config.datamanager.orbit.box = tuple(teacher.aabb.flatten().tolist())
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = started
+        self._local_rank = kwargs.get("local_rank", 0)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         self._seed = config.seed + 100003 * rank
         self._teacher = teacher
@@ -178,14 +178,15 @@ class DistillationPipeline(VanillaPipeline):
             keep_frame(teacher, data.train_dataparser_outputs)
         else:
             check_frame(teacher, data.train_dataparser_outputs)
-        self._print_offers(teacher)
         self._align_features(teacher)
+        self._print_offers(teacher)
         if teacher.has_density:
             fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
         else:
             CONSOLE.print("The teacher has no field that answers at points: its pictures alone are distilled.")
             fill_grid_from_views(student.grid, teacher, data.draw_views)
         student.grow(0.0, teacher=self._point_answers)
+        self._wrap()
         check_pictures(teacher, self._shared_samples(near=0.0), data.eval_dataset, student.renderer_rgb)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
@@ -194,16 +195,27 @@ class DistillationPipeline(VanillaPipeline):
             self._inherit_color_head(teacher)
 
     def _print_offers(self, teacher: FrozenTeacher) -> None:
-        chosen = self.student.config.chosen
+        method = self.config.distillation
+        weights = {
+            "features": method.feature_weight,
+            "density": max(method.log_density_weight, method.opacity_weight),
+            "colour": method.color_weight,
+            "pixels": method.pixel_weight,
+        }
         table = offers_table(
             teacher=teacher.run.config.method_name or "teacher",
             student=self.student.config.student,
             teacher_feature_dim=teacher.feature_dim,
-            student_feature_dim=chosen.feature_dim if isinstance(chosen, FeatureFieldConfig) else None,
+            student_feature_dim=self._feature_dim,
             has_density=teacher.has_density,
-            wants_features=self.config.distillation.feature_weight > 0,
+            wanted=[name for name, weight in weights.items() if weight > 0],
         )
         CONSOLE.print(table)
+
+    @property
+    def _feature_dim(self) -> int | None:
+        """Width of the student's feature vector; None where it has none."""
+        return getattr(self.student.config.chosen, "feature_dim", None)
 
     def _align_features(self, teacher: FrozenTeacher) -> None:
         """Drop the feature loss where a side has no feature; where the widths differ, learn a projection.
@@ -211,17 +223,15 @@ class DistillationPipeline(VanillaPipeline):
         Raises:
             InputError: there is nothing to compare, but the user asks for the feature loss.
         """
-        method, student = self.config.distillation, self.student.config
-        theirs = teacher.feature_dim
-        ours = student.chosen.feature_dim if isinstance(student.chosen, FeatureFieldConfig) else None
+        method, name = self.config.distillation, self.student.config.student
+        theirs, ours = teacher.feature_dim, self._feature_dim
         if not (method.feature_weight or method.feature_end):
             return
         if theirs is not None and ours is not None:
             if theirs != ours:
-                self.projection = FeatureProjection(ours, theirs, self._seed).to(self.student.device)
-                CONSOLE.print(f"A learned projection takes the student's {ours} features to the teacher's {theirs}.")
+                self.projection = FeatureProjection(ours, theirs, self.config.seed).to(self.student.device)
             return
-        side = f"The {student.student} student" if theirs is not None else "This teacher"
+        side = f"The {name} student" if theirs is not None else "This teacher"
         if method.insists_on_features:
             raise InputError(
                 f"{side} has no feature vector, so there is no feature loss between the two. Leave out "
@@ -229,6 +239,7 @@ class DistillationPipeline(VanillaPipeline):
             )
         CONSOLE.print(f"{side} has no feature vector: the feature stage is skipped.")
         method.feature_weight = method.feature_end = 0.0
+        method.check()
 
     @property
     def _point_answers(self) -> PointAnswers | None:
@@ -238,8 +249,7 @@ class DistillationPipeline(VanillaPipeline):
             return None
 
         def answer(positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-            said = teacher.query(point_samples(positions, directions))
-            return said.log_density, said.rgb
+            return teacher.query_points(positions, directions, self.student.step_size)
 
         return answer
 
@@ -334,14 +344,24 @@ class DistillationPipeline(VanillaPipeline):
         return [*super().get_training_callbacks(training_callback_attributes), grow, report]
 
     def _grow(self, optimizers: Optimizers | None, step: int) -> None:
-        """Give the student the size of this step; several processes (DDP) must wrap what changed anew."""
+        """Give the student the size of this step."""
         assert optimizers is not None
         grew = self.student.grow(step / self.config.steps, optimizers.optimizers["fields"], self._point_answers)
         if grew:
             optimizers.parameters |= self.student.get_param_groups()
-        if grew and self.world_size > 1:
-            rank = torch.distributed.get_rank() % torch.cuda.device_count()
-            wrapped: Any = DistributedDataParallel(self.student, device_ids=[rank], find_unused_parameters=True)
+            self._wrap()
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """nerfstudio's; what is loaded may have another size."""
+        super().load_pipeline(loaded_state, step)
+        self._wrap()
+
+    def _wrap(self) -> None:
+        """Several processes (DDP) must wrap a student that has changed its size anew."""
+        if self.world_size > 1:
+            wrapped: Any = DistributedDataParallel(
+                self.student, device_ids=[self._local_rank], find_unused_parameters=True
+            )
             self._model = wrapped
 
     def _report_time(self, step: int) -> None:

@@ -175,6 +175,7 @@ class PVDTrainerConfig(TrainerConfig):
     def _resolve(self) -> None:
         """Replace every `0: what suits` and `left out` by its value, so that config.yml says everything."""
         pipeline, model = self.pipeline, self.pipeline.model
+        self._check_student(model)
         self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
         pipeline.distillation = pipeline.distillation.resolved()
@@ -182,7 +183,6 @@ class PVDTrainerConfig(TrainerConfig):
         for group in self.optimizers.values():
             group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate
             group["scheduler"].max_steps = self.max_num_iterations
-        self._check_student(model)
         if self.experiment_name is None:
             self.experiment_name = Path(pipeline.datamanager.dataparser.data).stem or "unnamed"
 
@@ -193,10 +193,10 @@ class PVDTrainerConfig(TrainerConfig):
             config.settle(self.machine.device_type)
             config.check()
         check_fits(
-            sum(config.training_bytes for config in chosen.values()),
+            sum(getattr(model, name).training_bytes for name in (model.student, *model.chosen.composed_of)),
             self.machine.device_type,
             f"A {model.student} student of these sizes",
-            f"Lower the sizes, --pipeline.model.{'|'.join(chosen)}.*.",
+            f"Lower the sizes: {', '.join(f'--pipeline.model.{name}.*' for name in chosen)}.",
         )
         check_fits(
             GRID_BYTES * model.grid_resolution**3,
@@ -270,6 +270,8 @@ class PVDTrainer(Trainer):
         """Save beside the old checkpoint and only then take its place: an interruption never costs both."""
         if step + 1 >= self.config.pipeline.steps:
             self.pipeline.drop_projection()
+            for kept in (self.optimizers.optimizers, self.optimizers.schedulers, self.optimizers.parameters):
+                kept.pop("projection", None)
         final = self.checkpoint_dir
         final.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".saving-") as folder:

@@ -20,11 +20,10 @@ def test_every_teacher_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert matrix.run_path(stock / "config.yml") == matrix.run_path(stock / "nerfstudio_models") == stock
 
 
-def test_steps_fill_the_seconds_and_what_happens_once_is_counted_once() -> None:
-    marks = [(0, 100.0), (10, 106.0), (20, 107.0), (30, 108.0), (40, 114.0), (50, 115.0), (60, 116.0)]
-    assert matrix.steps_that_fit(100.0, steps=61, total=26.1, marks=marks) == pytest.approx(800, abs=1)
+def test_steps_fill_the_seconds_and_the_start_is_counted_once() -> None:
+    assert matrix.steps_that_fit(100.0, steps=50, short=20.0 + 5.0, long=20.0 + 15.0) == pytest.approx(800, abs=1)
     with pytest.raises(FailedError, match="20 s go by before"):
-        matrix.steps_that_fit(5.0, steps=61, total=26.1, marks=marks)
+        matrix.steps_that_fit(5.0, steps=50, short=25.0, long=35.0)
 
 
 def test_the_line_that_says_why() -> None:

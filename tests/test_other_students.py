@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import SMALL, Run
 from nerfstudio.utils.eval_utils import eval_setup
 
+from pvd_nerfstudio.student.model import StudentModelConfig
+from pvd_nerfstudio.student.registry import STUDENTS, TAKEN
 from pvd_nerfstudio.teacher.safe_yaml import load_config
 
 FIELD = """
@@ -45,6 +47,8 @@ POINTS = """[pvd_nerfstudio.students]
 waves = waves_student:WavesConfig
 broken = waves_student.missing:Config
 mlp = waves_student:WavesConfig
+class = waves_student:WavesConfig
+grid_resolution = waves_student:WavesConfig
 """
 
 
@@ -76,7 +80,8 @@ def test_a_student_of_another_package(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "'broken' is left out" in done.stdout and "'mlp' is left out" in done.stdout
+    for name in ("broken", "mlp", "class", "grid_resolution"):
+        assert f"The student '{name}' is left out" in done.stdout
 
     monkeypatch.syspath_prepend(installed)
     config = tmp_path / "scene" / "pvd-distill" / "run" / "config.yml"
@@ -84,7 +89,12 @@ def test_a_student_of_another_package(
     _, pipeline, _, _ = eval_setup(config)
     assert pipeline.model.field.inner.out_features == 5
     camera = pipeline.datamanager.eval_dataset.cameras[:1]
-    assert torch.isfinite(pipeline.model.get_outputs_for_camera(camera)["rgb"]).all()
+    assert pipeline.model.get_outputs_for_camera(camera)["accumulation"].max() > 0.01
+
+
+def test_names_that_the_students_model_needs_itself_are_taken() -> None:
+    own = {option.name for option in fields(StudentModelConfig)} - set(STUDENTS)
+    assert own <= TAKEN
 
 
 def test_a_run_of_ours_needs_no_package_that_was_there_by_chance(

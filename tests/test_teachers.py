@@ -217,20 +217,20 @@ def test_a_family_without_an_adapter_is_asked_through_its_field(
     ("theirs", "ours", "wanted", "said"),
     [
         (15, 15, True, "yes"),
-        (256, 15, True, "projected"),
+        (256, 15, True, "projection"),
         (15, 15, False, "feature-weight is 0"),
         (None, 15, True, "teacher has none"),
         (15, None, True, "student has none"),
     ],
 )
 def test_table_of_offers(theirs, ours, wanted, said) -> None:
-    table = offers_table("nerfacto", "mlp", theirs, ours, has_density=True, wants_features=wanted)
+    table = offers_table("nerfacto", "mlp", theirs, ours, has_density=True, wanted=["features"] if wanted else [])
     assert said in list(table.columns[2].cells)[0]
     assert [list(column.cells)[0] for column in table.columns][0] == "features"
 
 
 def test_table_of_offers_without_a_field() -> None:
-    table = offers_table("splatfacto", "mlp", None, 15, has_density=False, wants_features=True)
+    table = offers_table("splatfacto", "mlp", None, 15, has_density=False, wanted=["pixels"])
     used = dict(zip(table.columns[0].cells, table.columns[2].cells))
     assert used["pixels"] == "yes"
     assert used["density"].startswith("no") and used["colour"].startswith("no")

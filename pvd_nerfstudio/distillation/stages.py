@@ -94,15 +94,24 @@ class DistillationConfig:
             InputError: some stage has nothing to learn from.
         """
         chosen = {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
-        chosen["insists_on_features"] = max(self.feature_weight, self.feature_end) > 0
+        if -1 in vars(self).values():  # otherwise it is resolved already, and knows
+            chosen["insists_on_features"] = max(self.feature_weight, self.feature_end) > 0
         config = DistillationConfig(**(PRESETS[self.preset] | chosen))
-        for stage in {config.stage(start) for start in (0.0, config.feature_end, config.point_end) if start < 1}:
+        config.check()
+        return config
+
+    def check(self) -> None:
+        """Refuse a stage that has nothing to learn from.
+
+        Raises:
+            InputError: says which.
+        """
+        for stage in {self.stage(start) for start in (0.0, self.feature_end, self.point_end) if start < 1}:
             if not (stage.uses_points or stage.uses_rays):
                 raise InputError(
                     f"The stage '{stage.name}' has no loss: set one of its weights (--pipeline.distillation.*-weight) "
                     "above 0, or move the end of the stage before it (--pipeline.distillation.*-end)."
                 )
-        return config
 
     def stage(self, progress: float) -> Stage:
         """The stage at a moment of the run. Needs a resolved configuration.

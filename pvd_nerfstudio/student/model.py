@@ -124,7 +124,8 @@ class StudentModel(Model):
             return teacher(positions, inwards)
 
         answers = None if teacher is None else seen_from_outside
-        return grow(self.field, Moment(progress, occupied, optimizer, answers))
+        cells = self.grid.resolution * (2 if self.config.contracted else 1)
+        return grow(self.field, Moment(progress, occupied, cells, optimizer, answers))
 
     @property
     def train_step_size(self) -> float:

@@ -6,10 +6,14 @@
 The name becomes a choice of `--student`, and the configuration's fields become `--pipeline.model.siren.*`.
 """
 
+from dataclasses import fields
 from importlib.metadata import entry_points
+from keyword import iskeyword
 from typing import TYPE_CHECKING, Literal
 
+from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 
 from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.hash import HashFieldConfig
@@ -28,6 +32,12 @@ BUILT_IN: dict[str, type[FieldConfig]] = {
     "sparse": SparseFieldConfig,
     "hybrid": HybridFieldConfig,
 }
+OWN = (
+    "student grid_resolution render_step_size train_step_factor near_plane far_plane contracted background_color "
+    "chosen chosen_parts"
+)
+TAKEN = {*OWN.split(), *(option.name for option in fields(ModelConfig))}
+"""What else the student's model has options for."""
 
 
 def _find_students() -> dict[str, type[FieldConfig]]:
@@ -36,12 +46,15 @@ def _find_students() -> dict[str, type[FieldConfig]]:
     for entry in entry_points(group=GROUP):
         try:
             config = entry.load()
-            if not (isinstance(config, type) and issubclass(config, FieldConfig)):
+            if not isinstance(config(), FieldConfig):
                 raise TypeError(f"{entry.value} is not a FieldConfig class")
-            if entry.name in BUILT_IN or not entry.name.isidentifier():
-                raise ValueError(f"the name {entry.name!r} is taken or no identifier")
+            if entry.name in found or entry.name in TAKEN:
+                raise ValueError(f"the name {entry.name!r} is taken")
+            if not entry.name.isidentifier() or iskeyword(entry.name):
+                raise ValueError(f"{entry.name!r} is no name for an option")
         except Exception as error:  # another package's import may fail in any way
-            CONSOLE.print(f"[yellow]The student '{entry.name}' is left out: {type(error).__name__}: {error}")
+            what = escape(f"The student '{entry.name}' is left out: {type(error).__name__}: {error}")
+            CONSOLE.print(f"[yellow]{what}")
             continue
         found[entry.name] = config
     return found

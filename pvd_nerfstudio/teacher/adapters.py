@@ -15,6 +15,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
+from nerfstudio.fields.nerfacto_field import NerfactoField
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
@@ -42,6 +43,12 @@ class FieldAdapter:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+
+    @staticmethod
+    def knows(model: Any) -> bool:
+        """Whether a model is of this family: a plugin may extend a family's configuration and bring its own field."""
+        del model
+        return True
 
     @property
     def field(self) -> Field:
@@ -73,8 +80,14 @@ class FieldAdapter:
 
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
         """Density at world positions, or about `extent` around them where the family has no density at a point."""
+        return self.field.get_density(self.around(positions, torch.ones_like(positions), extent))[0]
+
+    def around(
+        self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
+    ) -> RaySamples:
+        """World positions as the samples that the family can be asked about: points, or balls as large as `extent`."""
         del extent
-        return self.field.get_density(point_samples(positions, positions))[0]
+        return point_samples(positions, directions)
 
     def query(self, samples: RaySamples) -> Answer:
         """Density, feature and colour of samples, `[samples]` in shape."""
@@ -89,6 +102,10 @@ class FieldAdapter:
 
 class NerfactoAdapter(FieldAdapter):
     """nerfacto and depth-nerfacto."""
+
+    @staticmethod
+    def knows(model: Any) -> bool:
+        return isinstance(model.field, NerfactoField)
 
     @staticmethod
     def space(config: Any) -> Space:
@@ -136,9 +153,11 @@ class VanillaAdapter(FieldAdapter):
         near, far = collider_planes(config)
         return Space(near, far, contracted=False, background=config.background_color)
 
-    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
-        """For mipnerf the density of a ball as large as a sample: it was never trained on points."""
-        return self.field.get_density(ball_samples(positions, extent))[0]
+    def around(
+        self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
+    ) -> RaySamples:
+        """For mipnerf a ball: it was never trained on points."""
+        return ball_samples(positions, directions, extent)
 
 
 class TensoRFAdapter(FieldAdapter):
@@ -182,17 +201,16 @@ class StudentAdapter(FieldAdapter):
 
     @property
     def _has_features(self) -> bool:
-        return getattr(self.model.config.chosen, "has_features", True)
+        return getattr(self.model.config.chosen, "feature_dim", None) is not None
 
     def query(self, samples: RaySamples) -> Answer:
         answer = super().query(samples)
         return answer if self._has_features else Answer(answer.log_density, answer.rgb, None)
 
     def color_head(self) -> dict[str, Tensor] | None:
-        if not self._has_features:
-            return None
         field: Any = self.field
-        return {name: value.clone() for name, value in field.color_head.state_dict().items()}
+        head = field.color_head
+        return None if head is None else {name: value.clone() for name, value in head.state_dict().items()}
 
 
 class GenericAdapter(FieldAdapter):
@@ -228,8 +246,13 @@ class GenericAdapter(FieldAdapter):
         return answer.log_density.shape == (2, 1) and answer.rgb.shape == (2, 3)
 
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
-        answer = self.field(ball_samples(positions, extent))
+        answer = self.field(self.around(positions, torch.ones_like(positions), extent))
         return answer[FieldHeadNames.DENSITY]
+
+    def around(
+        self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
+    ) -> RaySamples:
+        return ball_samples(positions, directions, extent)
 
     def query(self, samples: RaySamples) -> Answer:
         """What the field's `forward` answers; with the feature where that is nerfstudio's own."""
@@ -281,17 +304,18 @@ def point_samples(positions: Float[Tensor, "points 3"], directions: Float[Tensor
     return RaySamples(frustums=frustums, camera_indices=zero.long())
 
 
-def ball_samples(positions: Float[Tensor, "points 3"], extent: float) -> RaySamples:
-    """Intervals of length `extent` around points, in cones about as wide as that, seen along one axis from 1 away.
+def ball_samples(
+    positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
+) -> RaySamples:
+    """Intervals of length `extent` around points, in cones about as wide as that, seen from 1 away.
 
     Source of the width: Barron et al., mip-NeRF, eq. 8; the variances along and across the ray are equal.
     """
-    axis = torch.zeros_like(positions)
-    axis[:, 2] = 1.0
+    towards = torch.nn.functional.normalize(directions, dim=-1)
     one = torch.ones_like(positions[:, :1])
     frustums = Frustums(
-        origins=positions - axis,
-        directions=axis,
+        origins=positions - towards,
+        directions=towards,
         starts=one - extent / 2,
         ends=one + extent / 2,
         pixel_area=one * (math.pi * extent**2 / 3),

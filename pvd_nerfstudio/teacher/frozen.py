@@ -55,7 +55,7 @@ class FrozenTeacher:
         family.fit(self.model, state)
         _load_strictly(self.model, state, run)
         self.model.to(device).eval().requires_grad_(False)
-        self._adapter = family(self.model)
+        self._adapter = family(self.model) if family.knows(self.model) else GenericAdapter(self.model)
         self._has_density = not isinstance(self._adapter, GenericAdapter) or self._adapter.answers
 
     @property
@@ -108,6 +108,21 @@ class FrozenTeacher:
                 feature=torch.cat(features) if features else None,
             )
 
+    def query_points(
+        self,
+        positions: Float[Tensor, "points 3"],
+        directions: Float[Tensor, "points 3"],
+        extent: float,
+        chunk: int = 1 << 16,
+    ) -> tuple[Float[Tensor, "points 1"], Float[Tensor, "points 3"]]:
+        """Log-density and colour at world positions, as many as one likes: features are not kept."""
+        with self._asked():
+            parts = [
+                self._adapter.query(self._adapter.around(*pair, extent))
+                for pair in zip(positions.split(chunk), directions.split(chunk))
+            ]
+            return torch.cat([part.log_density for part in parts]), torch.cat([part.rgb for part in parts])
+
     def render_rays(self, rays: RayBundle, chunk: int = 1024) -> Float[Tensor, "rays 3"]:
         """The teacher's own picture of rays, with its own samples; needs `renders_natively` and rays to render."""
         assert self.renders_natively, "this teacher cannot render with its own samples here"
@@ -124,7 +139,13 @@ class FrozenTeacher:
     def outputs_for(self, camera: Cameras) -> dict[str, Tensor]:
         """All that the model's `get_outputs_for_camera` says about one camera, each `[height, width, channels]`."""
         with self._asked():
-            return self.model.get_outputs_for_camera(camera.to(self.device))
+            try:
+                return self.model.get_outputs_for_camera(camera.to(self.device))
+            except Exception as error:  # any method, which may need what is not here
+                raise InputError(
+                    f"{_method(self.run)} cannot render on this {self.device.type.upper()}: "
+                    f"{type(error).__name__}: {error}. Does it need a CUDA GPU, or a package that is not installed?"
+                ) from error
 
     @contextmanager
     def _asked(self) -> Iterator[None]:

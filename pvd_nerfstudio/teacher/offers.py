@@ -1,5 +1,7 @@
 """One table at the start of a conversion: what the teacher offers and what of it the student uses."""
 
+from collections.abc import Collection
+
 from rich.table import Table
 
 
@@ -9,7 +11,7 @@ def offers_table(
     teacher_feature_dim: int | None,
     student_feature_dim: int | None,
     has_density: bool,
-    wants_features: bool,
+    wanted: Collection[str],
 ) -> Table:
     """What the teacher offers, what the student uses, and why it leaves out the rest.
 
@@ -19,17 +21,18 @@ def offers_table(
         teacher_feature_dim: width of the teacher's feature vector; None: it has none.
         student_feature_dim: width of the student's; None: it has none.
         has_density: whether density and colour can be asked for at points; otherwise there are only pixels.
-        wants_features: whether the feature loss has a weight.
+        wanted: the rows (features, density, colour, pixels) whose losses have a weight.
     """
     table = Table("", f"{teacher} offers", f"{student} uses")
     offered = "-" if teacher_feature_dim is None else f"{teacher_feature_dim} channels"
-    table.add_row("features", offered, _features(teacher_feature_dim, student_feature_dim, wants_features))
+    table.add_row("features", offered, _features(teacher_feature_dim, student_feature_dim, "features" in wanted))
     for name in ("density", "colour"):
         if has_density:
-            table.add_row(name, "at any point", "yes")
+            table.add_row(name, "at any point", "yes" if name in wanted else "no: its loss has no weight")
         else:
             table.add_row(name, "-", "no: the teacher has no field that answers at points")
-    table.add_row("pixels", "colour, opacity" if has_density else "colour, opacity, depth", "yes")
+    pixels = "yes" if "pixels" in wanted or not has_density else "no: its loss has no weight"
+    table.add_row("pixels", "colour, opacity" if has_density else "colour, opacity, depth", pixels)
     return table
 
 
@@ -40,4 +43,4 @@ def _features(theirs: int | None, ours: int | None, wanted: bool) -> str:
         return "no: this student has none"
     if not wanted:
         return "no: --pipeline.distillation.feature-weight is 0"
-    return "yes" if theirs == ours else f"yes, projected to its {ours} channels"
+    return "yes" if theirs == ours else f"yes: a learned projection takes its {ours} channels to the teacher's {theirs}"

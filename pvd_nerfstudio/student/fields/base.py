@@ -25,7 +25,11 @@ MAX_LOG_DENSITY = 7.0
 
 @dataclass
 class FieldConfig(InstantiateConfig):
-    """What the pipeline asks of every student's configuration."""
+    """What the pipeline asks of every student's configuration.
+
+    A student whose deep block reads a vector that a teacher's can be compared with says its width in a field
+    `feature_dim` (see FeatureFieldConfig).
+    """
 
     @property
     def learning_rate(self) -> float:
@@ -36,11 +40,6 @@ class FieldConfig(InstantiateConfig):
     def iterations(self) -> int:
         """Steps of a run when the user names none."""
         return 20000
-
-    @property
-    def has_features(self) -> bool:
-        """Whether there is a vector between shallow and deep block that a teacher's can be compared with."""
-        return False
 
     @property
     def composed_of(self) -> tuple[str, ...]:
@@ -66,6 +65,9 @@ class FieldConfig(InstantiateConfig):
         Raises:
             InputError: says which.
         """
+        for name, value in vars(self).items():
+            if type(value) is int and value < (0 if name == "sh_degree" else 1):
+                raise InputError(f"{type(self).__name__}: {name.replace('_', '-')} is {value}; it must be positive.")
 
     def encoder(self) -> Encoding:
         """The representation alone, position in the unit cube to a vector: a part of a composition.
@@ -86,10 +88,6 @@ class FeatureFieldConfig(FieldConfig):
     """Layers of the colour head, the output included."""
     color_width: int = 64
     """Width of the colour head's hidden layers."""
-
-    @property
-    def has_features(self) -> bool:
-        return True
 
 
 class StudentField(Field):

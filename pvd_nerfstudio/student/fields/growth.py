@@ -4,7 +4,7 @@ The size is a function of the run's progress; what the optimiser remembers grows
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ class Moment:
     """Share of the run that is over, in [0, 1)."""
     occupied: Callable[[Float[Tensor, "points 3"]], Bool[Tensor, "points"]]
     """Whether points of the unit cube lie in occupied space."""
+    cells: int = 1
+    """Cells of the occupancy grid along each side of the unit cube: what is smaller than one looks the same."""
     optimizer: Optimizer | None = None
     """Who learns; None before there is one."""
     teacher: Callable[[Float[Tensor, "points 3"]], tuple[Tensor, Tensor]] | None = None
@@ -51,6 +53,13 @@ class Moment:
             self.optimizer.state[new] = {
                 key: change(value) if value.shape == old.shape else value for key, value in memory.items()
             }
+
+    def forget(self, parameter: Parameter, channels: Sequence[int]) -> None:
+        """Let the optimiser forget what it knows of some channels (the last dimension), which were set anew."""
+        memory = {} if self.optimizer is None else self.optimizer.state.get(parameter, {})
+        for value in memory.values():
+            if value.shape == parameter.shape:
+                value[..., list(channels)] = 0.0
 
 
 class Growing(nn.Module):

@@ -43,7 +43,8 @@ class LowRankFieldConfig(FeatureFieldConfig):
     init_scale: float = 0.1
     """Standard deviation of the factors at the start."""
     density_l1: float = 0.0
-    """Weight of the mean absolute density factor in the loss (TensoRF, section 4): keeps empty space empty."""
+    """Weight of the mean absolute density factor in the loss (TensoRF, section 4): keeps empty space empty. Not in a
+    composition, whose parts have no density of their own."""
 
     @property
     def learning_rate(self) -> float:
@@ -57,6 +58,7 @@ class LowRankFieldConfig(FeatureFieldConfig):
         return self.factors(self.density_components + self.color_components)
 
     def check(self) -> None:
+        super().check()
         coarsest = min(self.resolution, self.start_resolution)
         if coarsest < COARSEST:
             raise InputError(f"Interpolation needs a resolution of at least {COARSEST}; it is {coarsest}.")
@@ -93,7 +95,7 @@ class FactorEncoding(Growing, Encoding):
 
     def grow(self, now: Moment) -> bool:
         resolution = self.config.resolution_at(now.progress)
-        if all(factor.shape[2] == resolution for factor in self.parameters()):
+        if all(factor.shape[2] >= resolution for factor in self.parameters()):
             return False
         for name in [name for name, _ in self.named_parameters()]:
             now.resize(self, name, lambda value: _resampled(value, resolution))

@@ -5,7 +5,7 @@ asked at the vertices themselves, at the start and after each subdivision, and t
 """
 
 from dataclasses import dataclass, field
-from math import log
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from nerfstudio.field_components.encodings import Encoding
 from nerfstudio.utils.math import components_from_spherical_harmonics
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 from torch.nn import Parameter, functional
 
@@ -34,7 +35,7 @@ START = 0.0
 """Log-density that training starts with."""
 OCCUPIED_SHARE = 0.06
 """Share of a scene's vertices that are usually kept; the sizes are checked with it before the scene is known."""
-INDEX_BYTES = 16
+INDEX_BYTES = 24
 """What a vertex of the index takes while it is built."""
 MAX_DEGREE = 3
 
@@ -55,7 +56,8 @@ class SparseFieldConfig(FieldConfig):
     sh_degree: int = 2
     """Degree of the spherical harmonics of the colour, 0 to 3: 1, 4, 9 or 16 coefficients a colour."""
     tv_weight: float = 0.0
-    """Weight of the total variation in the loss (Plenoxels, eq. 3): smooths what no view pins down."""
+    """Weight of the total variation in the loss (Plenoxels, eq. 3): smooths what no view pins down. Not in a
+    composition."""
 
     @property
     def learning_rate(self) -> float:
@@ -83,6 +85,7 @@ class SparseFieldConfig(FieldConfig):
         return VoxelEncoding(self)
 
     def check(self) -> None:
+        super().check()
         if not 0 <= self.sh_degree <= MAX_DEGREE:
             raise InputError(f"Spherical harmonics go up to degree {MAX_DEGREE} here; sh-degree is {self.sh_degree}.")
         coarsest = 1 << len(self.subdivide_at)
@@ -109,13 +112,13 @@ class VoxelEncoding(Growing, Encoding):
     """
 
     index: Int[Tensor, "x y z"]
-    phase: Tensor
+    place: Int[Tensor, "rows"]
 
     def __init__(self, config: SparseFieldConfig) -> None:
         super().__init__(in_dim=3)
         self.config = config
         self.out_dim = config.channels
-        self.register_buffer("phase", torch.tensor(0))
+        self.phase = 0
         self.register_buffer("index", torch.empty(0), persistent=False)
         self.register_buffer("place", torch.empty(0), persistent=False)
         self._number(torch.zeros((config.resolution_at(0) + 1,) * 3, dtype=torch.bool))
@@ -134,24 +137,43 @@ class VoxelEncoding(Growing, Encoding):
     @torch.no_grad()
     def grow(self, now: Moment) -> bool:
         """Take the voxels of occupied space at the start; subdivide and prune them when it is time."""
-        phase = self.config.phase_at(now.progress)
-        if phase == self.phase:
+        phase, resolution = self.config.phase_at(now.progress), self.config.resolution_at(now.progress)
+        if phase <= self.phase:
             return False
-        voxels = self._occupied(now)
         if self.phase == 0:
-            self._check_memory(int(_vertices(voxels).sum()))
-            self._number(_vertices(_coarser(voxels, len(self.index) - 1)))
-            self.table.data = self.table.new_zeros(len(self.place), self.out_dim)
-            self.table.data[1:, 0] = (START - EMPTY) / DENSITY_SCALE
-            self._take_over(now)
+            self._start(now)
         else:
-            self._keep(self._dense(), now)
-        while len(self.index) <= self.config.resolution_at(now.progress):
-            self._subdivide(now)
-            self._keep(_vertices(_coarser(voxels, len(self.index) - 1)), now)
+            self._prune(now)
+        if len(self.index) <= resolution:
+            occupied = self._occupied(now)
+            while len(self.index) <= resolution:
+                self._subdivide(occupied, now)
             self._take_over(now)
-        self.phase.fill_(phase)
+        self.phase = phase
         return True
+
+    def _start(self, now: Moment) -> None:
+        """Store the vertices of occupied space."""
+        occupied = self._occupied(now)
+        self._check_memory(int(_vertices(occupied).sum()))
+        self._number(_vertices(_coarser(occupied, len(self.index) - 1)))
+        self.table.data = self.table.new_zeros(len(self.place), self.out_dim)
+        self.table.data[1:, 0] = (START - EMPTY) / DENSITY_SCALE
+        self._take_over(now)
+
+    def _prune(self, now: Moment) -> None:
+        """Drop the vertices without density, at themselves or beside them; all of them are never dropped."""
+        stored = self.stored
+        dense = torch.zeros_like(stored)
+        density = torch.exp(self.table[1:, 0] * DENSITY_SCALE + EMPTY)
+        dense[stored] = density > self.config.prune_threshold
+        wanted = stored & (functional.max_pool3d(dense[None].float(), 3, stride=1, padding=1)[0] > 0)
+        if not wanted.any():
+            CONSOLE.print("[yellow]No voxel has the density of --pipeline.model.sparse.prune-threshold: all are kept.")
+            return
+        rows = torch.cat([self.index.new_zeros(1), self.index[wanted]]).long()
+        now.resize(self, "table", lambda values: values[rows])
+        self._number(wanted)
 
     def neighbours(self, rows: Int[Tensor, "rows"]) -> Int[Tensor, "rows 3"]:
         """Rows of the next vertex along each axis; NOTHING where none is stored."""
@@ -165,13 +187,13 @@ class VoxelEncoding(Growing, Encoding):
         return torch.stack([place // vertices**2, place // vertices % vertices, place % vertices], dim=-1)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The stored vertices as a checkpoint holds them, eight in a byte."""
+        """The stored vertices as a checkpoint holds them, eight in a byte, and how often they have changed."""
         bits = np.packbits(self.stored.cpu().numpy())
-        return {"vertices": len(self.index), "stored": torch.from_numpy(bits)}
+        return {"phase": self.phase, "vertices": len(self.index), "stored": torch.from_numpy(bits)}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The stored vertices from a checkpoint."""
-        vertices = int(state["vertices"])
+        self.phase, vertices = int(state["phase"]), int(state["vertices"])
         bits = np.unpackbits(state["stored"].cpu().numpy(), count=vertices**3)
         self._number(torch.from_numpy(bits).view(vertices, vertices, vertices).bool().to(self.index.device))
 
@@ -181,21 +203,12 @@ class VoxelEncoding(Growing, Encoding):
         self.index = torch.where(flat, flat.cumsum(0), NOTHING).int().view_as(wanted)
         self.place = torch.cat([flat.new_zeros(1, dtype=torch.int), flat.nonzero()[:, 0].int()])
 
-    def _keep(self, wanted: Bool[Tensor, "x y z"], now: Moment) -> None:
-        """Drop the rows of all other vertices."""
-        wanted = wanted & self.stored
-        rows = torch.cat([self.index.new_zeros(1), self.index[wanted]]).long()
-        now.resize(self, "table", lambda values: values[rows])
-        self._number(wanted)
-
-    def _subdivide(self, now: Moment) -> None:
-        """Twice the voxels along each side; the interpolation stays what it was."""
+    def _subdivide(self, occupied: Bool[Tensor, "x y z"], now: Moment) -> None:
+        """Twice the voxels along each side, of occupied space; the interpolation stays what it was."""
         vertices = 2 * len(self.index) - 1
-        voxels = functional.interpolate(_voxels(self.stored)[None].float(), scale_factor=2)[0, 0] > 0
-        wanted = _vertices(voxels)
-        x, y, z = wanted.nonzero().T
-        unit = torch.stack([x, y, z], dim=-1) / (vertices - 1)
-        number, weight = cell_corners(unit, len(self.index))
+        children = functional.interpolate(_voxels(self.stored)[None].float(), scale_factor=2)[0, 0] > 0
+        wanted = _vertices(children & _coarser(occupied, vertices - 1))
+        number, weight = cell_corners(wanted.nonzero() / (vertices - 1), len(self.index))
         rows = self.index.view(-1)[number]
         now.resize(
             self,
@@ -213,22 +226,18 @@ class VoxelEncoding(Growing, Encoding):
         values = self.table.data[1:]
         values[:, :1] = (log_density.clamp(EMPTY, MAX_LOG_DENSITY) - EMPTY) / DENSITY_SCALE
         values[:, 1 :: self.config.coefficients] = torch.logit(rgb, eps=0.01) / CONSTANT_HARMONIC
-
-    def _dense(self) -> Bool[Tensor, "x y z"]:
-        """Vertices with density, at themselves or beside them."""
-        stored = self.stored
-        dense = torch.zeros_like(stored)
-        dense[stored] = self.table[1:, 0] * DENSITY_SCALE + EMPTY > log(self.config.prune_threshold)
-        return functional.max_pool3d(dense[None].float(), 3, stride=1, padding=1)[0] > 0
+        now.forget(self.table, [0, *range(1, self.out_dim, self.config.coefficients)])
 
     def _occupied(self, now: Moment) -> Bool[Tensor, "x y z"]:
-        """The finest voxels whose middles lie in occupied space."""
+        """The finest voxels that occupied space reaches into, as far as the occupancy grid can tell."""
         finest = self.config.resolution
-        middles = (torch.arange(finest, device=self.index.device) + 0.5) / finest
+        each = ceil(now.cells / finest)
+        middles = (torch.arange(finest * each, device=self.index.device) + 0.5) / (finest * each)
         slabs = []
-        for x in middles.split(8):
+        for x in middles.split(8 * each):
             unit = torch.stack(torch.meshgrid(x, middles, middles, indexing="ij"), dim=-1)
-            slabs.append(now.occupied(unit.view(-1, 3)).view(unit.shape[:3]))
+            hit = now.occupied(unit.view(-1, 3)).view(unit.shape[:3])
+            slabs.append(functional.max_pool3d(hit[None].float(), each)[0] > 0)
         return torch.cat(slabs)
 
     def _check_memory(self, vertices: int) -> None:
@@ -264,7 +273,8 @@ class SparseField(StudentField):
         if not self.tv_weight or len(table) == 1:
             return {}
         rows = torch.randint(1, len(table), (samples,), generator=generator, device=table.device)
-        steps = table[self.voxels.neighbours(rows)] - table[rows, None]
+        beside = self.voxels.neighbours(rows)
+        steps = (table[beside] - table[rows, None]) * (beside != NOTHING)[..., None]
         return {"total_variation": self.tv_weight * (steps.square().sum(dim=1) + 1e-8).sqrt().mean()}
 
 
