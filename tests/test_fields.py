@@ -77,7 +77,7 @@ def test_one_look_up_gives_nerfstudios_values_and_gradients() -> None:
 )
 def test_factors_have_nerfstudios_values_and_gradients(config: LowRankFieldConfig, theirs: nn.Module) -> None:
     ours = config.factors(4)
-    ours.load_state_dict(theirs.state_dict())
+    ours.load_state_dict({name: value.permute(0, 2, 3, 1) for name, value in theirs.state_dict().items()})
     points = torch.rand(500, 3)
     points[0], points[1], points[2] = 0.0, 1.0, 0.5
     answers = ours(points), theirs(2 * points - 1)
@@ -85,7 +85,8 @@ def test_factors_have_nerfstudios_values_and_gradients(config: LowRankFieldConfi
     for answer in answers:
         answer.square().sum().backward()
     for name, parameter in theirs.named_parameters():
-        torch.testing.assert_close(dict(ours.named_parameters())[name].grad, parameter.grad, atol=1e-7, rtol=1e-3)
+        learnt = dict(ours.named_parameters())[name].grad
+        torch.testing.assert_close(learnt, parameter.grad.permute(0, 2, 3, 1), atol=1e-7, rtol=1e-3)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
@@ -169,15 +170,15 @@ def test_growth_keeps_a_linear_factor_and_what_the_optimiser_remembers() -> None
     field = build("vm")
     ramp = torch.linspace(0, 1, 6)
     with torch.no_grad():
-        field.density_factors.line_coef.copy_(ramp[None, None, :, None].expand_as(field.density_factors.line_coef))
+        field.density_factors.line_coef.copy_(ramp[None, :, None, None].expand_as(field.density_factors.line_coef))
     optimizer = torch.optim.AdamW(field.parameters(), lr=0.0)
     field.shallow(torch.rand(100, 3))[0].sum().backward()
     optimizer.step()
     assert grow(field, Moment(0.9, everywhere, optimizer=optimizer))
     assert not grow(field, Moment(0.9, everywhere, optimizer=optimizer))
     line = field.density_factors.line_coef
-    assert line.shape[2] == 12
-    torch.testing.assert_close(line[0, 0, :, 0], torch.linspace(0, 1, 12))
+    assert line.shape[1] == 12
+    torch.testing.assert_close(line[0, :, 0, 0], torch.linspace(0, 1, 12))
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert {id(parameter) for parameter in held} == {id(parameter) for parameter in field.parameters()}
     assert optimizer.state[line]["exp_avg"].shape == line.shape

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -65,9 +64,6 @@ class Moment:
 class Growing(nn.Module):
     """A part of a field whose size follows the run's progress. It loads whatever size was saved."""
 
-    memory_format: torch.memory_format = torch.contiguous_format
-    """How its parameters are laid out."""
-
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.register_load_state_dict_pre_hook(_take_saved_sizes)
@@ -83,11 +79,9 @@ def grow(module: nn.Module, now: Moment) -> bool:
 
 
 def _take_saved_sizes(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Make room for what a checkpoint holds; the second dimension, the channels, is no matter of growth."""
+    """Make room for what a checkpoint holds; the last dimension, the channels, is no matter of growth."""
     assert isinstance(module, Growing)
     for name, parameter in module.named_parameters(recurse=False):
         saved = state_dict.get(prefix + name)
-        if saved is not None and saved.dim() == parameter.dim() and saved.shape[1] == parameter.shape[1]:
-            parameter.data = torch.empty(
-                saved.shape, dtype=parameter.dtype, device=parameter.device, memory_format=module.memory_format
-            )
+        if saved is not None and saved.dim() == parameter.dim() and saved.shape[-1] == parameter.shape[-1]:
+            parameter.data = parameter.new_empty(saved.shape)

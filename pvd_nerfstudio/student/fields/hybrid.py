@@ -22,6 +22,10 @@ class HybridFieldConfig(FeatureFieldConfig):
     """Width of the network behind them."""
 
     @property
+    def learning_rate(self) -> float:
+        return 2e-2
+
+    @property
     def composed_of(self) -> tuple[str, ...]:
         return self.parts
 

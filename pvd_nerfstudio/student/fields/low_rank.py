@@ -79,23 +79,21 @@ class LowRankFieldConfig(FeatureFieldConfig):
 class FactorEncoding(Growing, Encoding):
     """What the three of nerfstudio's encodings share here: rows to look up, growth, loading at any resolution.
 
-    Takes positions in the unit cube, where nerfstudio's own take [-1, 1]; the values are the same. Factors
-    `[3, components, height, width]` are stored with the components innermost, as rows of a table.
+    Takes positions in the unit cube, where nerfstudio's own take [-1, 1]; the values are the same. The factors are
+    `[3, height, width, components]`, rows of a table: nerfstudio's have the components in front.
     """
-
-    memory_format = torch.channels_last
 
     def __init__(self, config: LowRankFieldConfig, components: int, **options: Any) -> None:
         super().__init__(
             resolution=config.resolution_at(0), num_components=components, init_scale=config.init_scale, **options
         )
         self.config = config
-        for factor in self.parameters():
-            factor.data = factor.data.contiguous(memory_format=torch.channels_last)
+        for name, factor in list(self.named_parameters()):
+            setattr(self, name, nn.Parameter(factor.data.permute(0, 2, 3, 1).contiguous()))
 
     def grow(self, now: Moment) -> bool:
         resolution = self.config.resolution_at(now.progress)
-        if all(factor.shape[2] >= resolution for factor in self.parameters()):
+        if all(factor.shape[1] >= resolution for factor in self.parameters()):
             return False
         for name in [name for name, _ in self.named_parameters()]:
             now.resize(self, name, lambda value: _resampled(value, resolution))
@@ -199,20 +197,20 @@ class TriplaneFieldConfig(LowRankFieldConfig):
 
 
 def look_up(
-    factors: Float[Tensor, "3 components height width"],
+    factors: Float[Tensor, "3 height width components"],
     unit: Float[Tensor, "points 3"],
     axes: Sequence[tuple[int, ...]],
 ) -> Float[Tensor, "3 points components"]:
     """Three planes (or lines, which have one column) at the coordinates along their axes, linearly interpolated."""
-    vertices = factors.shape[2]
+    vertices = factors.shape[1]
     corners = [cell_corners(unit[:, list(chosen)], vertices) for chosen in axes]
     index = torch.cat([number + k * vertices ** len(axes[k]) for k, (number, _) in enumerate(corners)])
-    rows = factors.permute(0, 2, 3, 1).reshape(-1, factors.shape[1])
+    rows = factors.view(-1, factors.shape[3])
     return weighted_rows(rows, index, torch.cat([weight for _, weight in corners])).view(3, len(unit), -1)
 
 
 def _resampled(factors: Tensor, resolution: int) -> Tensor:
     """Factors at another resolution; lines keep their one column."""
-    size = resolution, resolution if factors.shape[3] > 1 else 1
-    fine = functional.interpolate(factors, size=size, mode="bilinear", align_corners=True)
-    return fine.contiguous(memory_format=torch.channels_last)
+    size = resolution, resolution if factors.shape[2] > 1 else 1
+    fine = functional.interpolate(factors.permute(0, 3, 1, 2), size=size, mode="bilinear", align_corners=True)
+    return fine.permute(0, 2, 3, 1).contiguous()
