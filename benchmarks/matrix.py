@@ -29,17 +29,12 @@ from typing import Any
 
 import torch
 import tyro
-from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.model_components.renderers import RGBRenderer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
-from pvd_nerfstudio.teacher.check import fill_grid
+from benchmarks.teacher import DEVICE, teacher_psnr
 from pvd_nerfstudio.teacher.checkpoint import find_run, load_state
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
-from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 STUDENT_OPTIONS = {"mlp": "--pipeline.model.mlp.num-layers 4 --pipeline.model.mlp.hidden-dim 128"}
 """Options of students that are not measured at their default size."""
@@ -48,9 +43,6 @@ TRAINING = "--vis tensorboard --steps-per-eval-batch 0 --steps-per-eval-image 0 
 AIM = 0.9
 """Share of the seconds that the steps are chosen for."""
 COLUMNS = "teacher,student,PSNR,SSIM,teacher's PSNR,gap (dB),parameters,MB,seconds,steps,rays / s".split(",")
-GOLDEN = (5**0.5 - 1) / 2
-"""Its multiples spread evenly over [0, 1): pixels of all rows and columns; a fixed stride may meet few columns."""
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class FailedError(Exception):
@@ -315,42 +307,11 @@ def size_of(folder: Path) -> tuple[int, float]:
 def measure_teacher(teacher: Teacher, pixels: int) -> None:
     """PSNR of a teacher on its test photographs; where there is none, the reason."""
     try:
-        teacher.psnr, teacher.samples = teacher_psnr(Path(teacher.path), pixels)
+        own, through = teacher_psnr(Path(teacher.path), pixels, shared=False)
+        teacher.psnr, teacher.samples = (through, "shared") if own is None else (own, "own")
         teacher.problem = ""
     except Exception as error:  # any family, any data: the pairs are worth trying all the same
         teacher.problem = f"{type(error).__name__}: {error}"
-
-
-def teacher_psnr(path: Path, pixels: int) -> tuple[float, str]:
-    """Mean over the test views, and whether the samples were the teacher's own."""
-    run = find_run(path)
-    data: Any = run.config.pipeline.datamanager
-    if data.data is not None:
-        data.dataparser.data = Path(data.data)
-    teacher = FrozenTeacher(run, DEVICE, data.dataparser.data)
-    renderer = RGBRenderer(background_color=teacher.space.background)
-    shared = None if teacher.renders_natively else shared_samples(teacher)
-    dataset = InputDataset(data.dataparser.setup().get_dataparser_outputs("test"))
-    decibels = []
-    for index in track(range(len(dataset)), f"Rendering {path.name}"):
-        truth = renderer.blend_background(dataset.get_image_float32(index).to(DEVICE)).flatten(0, 1)
-        chosen = (torch.arange(pixels, device=DEVICE, dtype=torch.float64) * GOLDEN % 1 * len(truth)).long()
-        if not teacher.has_density:
-            picture = teacher.render(dataset.cameras[index : index + 1]).flatten(0, 1)[chosen]
-        else:
-            rays = dataset.cameras.generate_rays(camera_indices=index, keep_shape=True).flatten().to(DEVICE)[chosen]
-            own = shared is None
-            picture = teacher.render_rays(rays) if own else render_teacher(teacher, shared, rays, 0.5).over(renderer)
-        decibels.append(float(-10 * torch.log10((picture.clamp(0, 1) - truth[chosen]).square().mean())))
-    return sum(decibels) / len(decibels), "own" if shared is None else "shared"
-
-
-def shared_samples(teacher: FrozenTeacher) -> SharedSamples:
-    """The samples that students have by default."""
-    step_size = float((teacher.aabb[1] - teacher.aabb[0]).norm()) / 400
-    grid = OccupancyGrid(teacher.aabb, 128)
-    fill_grid(grid, teacher, step_size, threshold=0.02)
-    return SharedSamples(grid, 0.0, teacher.space.far, step_size)
 
 
 def table_cells(teachers: list[Teacher], rows: list[Row]) -> list[list[str]]:

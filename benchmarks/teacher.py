@@ -2,11 +2,12 @@
 
     python -m benchmarks.teacher --teacher ../shared/teachers/lego-hash
 
-Pixels are taken evenly from every view: stock nerfacto renders about a thousand rays a second on two CPU cores.
+Some pixels of every view are enough: stock nerfacto renders about a thousand rays a second on two CPU cores.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -21,6 +22,10 @@ from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+GOLDEN = (5**0.5 - 1) / 2
+"""Its multiples spread evenly over [0, 1): pixels of all rows and columns; a fixed stride may meet few columns."""
+
 
 @dataclass
 class Benchmark:
@@ -30,36 +35,59 @@ class Benchmark:
     """The teacher's run."""
     pixels: int = 4000
     """Pixels of each view."""
-    grid_resolution: int = 128
-    """Cells of the occupancy grid along each side."""
-    device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where it runs."""
 
     def run(self) -> None:
         """Print both PSNRs."""
-        teacher = FrozenTeacher(find_run(self.teacher), self.device)
-        box = teacher.aabb
-        step_size = float((box[1] - box[0]).norm()) / 400
-        grid = OccupancyGrid(box, self.grid_resolution)
-        fill_grid(grid, teacher, step_size, threshold=0.02)
-        shared = SharedSamples(grid, teacher.space.near, teacher.space.far, step_size)
-        renderer = RGBRenderer(background_color=teacher.space.background)
-        dataparser = teacher.run.config.pipeline.datamanager.dataparser  # type: ignore[attr-defined]
-        dataset = InputDataset(dataparser.setup().get_dataparser_outputs("test"))
-        own, through = [], []
-        for index in track(range(len(dataset)), "Rendering"):
-            rays = dataset.cameras.generate_rays(camera_indices=index, keep_shape=True).flatten().to(self.device)
-            chosen = torch.linspace(0, len(rays) - 1, self.pixels, device=self.device).long()
-            image = dataset.get_image_float32(index).to(self.device)
-            truth = renderer.blend_background(image).flatten(0, 1)[chosen]
-            own.append(_psnr(teacher.render_rays(rays[chosen]), truth))
-            through.append(_psnr(render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer), truth))
-        views = len(dataset)
-        Console().print(f"{views} views: {sum(own) / views:.2f} dB, through the grid {sum(through) / views:.2f} dB")
+        own, through = teacher_psnr(self.teacher, self.pixels)
+        words = ("-" if value is None else f"{value:.2f} dB" for value in (own, through))
+        Console().print("With its own samples {}, through the students' samples {}.".format(*words))
+
+
+def teacher_psnr(path: Path, pixels: int, shared: bool = True) -> tuple[float | None, float | None]:
+    """Mean over the test views, with the teacher's own samples and with those that students have by default.
+
+    Args:
+        path: the run.
+        pixels: of each view.
+        shared: whether the second is wanted where the first can be had.
+
+    Returns:
+        Both; None where a teacher cannot be rendered that way here, or it was not wanted.
+    """
+    run = find_run(path)
+    data: Any = run.config.pipeline.datamanager  # type: ignore[attr-defined]
+    if data.data is not None:
+        data.dataparser.data = Path(data.data)
+    teacher = FrozenTeacher(run, DEVICE, data.dataparser.data)
+    renderer = RGBRenderer(background_color=teacher.space.background)
+    samples = default_samples(teacher) if teacher.has_density and (shared or not teacher.renders_natively) else None
+    dataset = InputDataset(data.dataparser.setup().get_dataparser_outputs("test"))
+    decibels: tuple[list[float], list[float]] = ([], [])
+    for index in track(range(len(dataset)), f"Rendering {path.name}"):
+        truth = renderer.blend_background(dataset.get_image_float32(index).to(DEVICE)).flatten(0, 1)
+        chosen = (torch.arange(pixels, device=DEVICE, dtype=torch.float64) * GOLDEN % 1 * len(truth)).long()
+        rays = dataset.cameras.generate_rays(camera_indices=index, keep_shape=True).flatten().to(DEVICE)[chosen]
+        if not teacher.has_density:
+            picture = teacher.render(dataset.cameras[index : index + 1]).flatten(0, 1)[chosen]
+            decibels[0].append(_psnr(picture, truth[chosen]))
+        elif teacher.renders_natively:
+            decibels[0].append(_psnr(teacher.render_rays(rays), truth[chosen]))
+        if samples is not None:
+            decibels[1].append(_psnr(render_teacher(teacher, samples, rays, 0.5).over(renderer), truth[chosen]))
+    own, through = (sum(values) / len(values) if values else None for values in decibels)
+    return own, through
+
+
+def default_samples(teacher: FrozenTeacher) -> SharedSamples:
+    """The samples that students have by default."""
+    step_size = float((teacher.aabb[1] - teacher.aabb[0]).norm()) / 400
+    grid = OccupancyGrid(teacher.aabb, 128)
+    fill_grid(grid, teacher, step_size, threshold=0.02)
+    return SharedSamples(grid, 0.0, teacher.space.far, step_size)
 
 
 def _psnr(image: torch.Tensor, truth: torch.Tensor) -> float:
-    return float(-10 * torch.log10((image - truth).square().mean()))
+    return float(-10 * torch.log10((image.clamp(0, 1) - truth).square().mean()))
 
 
 if __name__ == "__main__":

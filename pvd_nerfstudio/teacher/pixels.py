@@ -25,7 +25,7 @@ from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, picture_of
-from pvd_nerfstudio.teacher.targets import SharedSamples
+from pvd_nerfstudio.teacher.targets import SharedSamples, blend
 
 DrawViews = Callable[[int, Generator], list[Cameras]]
 """Gives any number of single cameras, `[1]` in shape."""
@@ -60,8 +60,7 @@ class Seen:
 
     def over(self, renderer: RGBRenderer) -> Float[Tensor, "pixels 3"]:
         """What can be distilled, over the background that a renderer shows in evaluation."""
-        rgba = torch.cat([self.rgb / self.opacity.clamp_min(1e-6), self.opacity], dim=-1)
-        return renderer.blend_background(rgba)
+        return blend(self.rgb, self.opacity, renderer)
 
     @property
     def points(self) -> Float[Tensor, "solid 3"]:

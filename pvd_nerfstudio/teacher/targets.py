@@ -51,8 +51,14 @@ class Rendered:
 
     def over(self, renderer: RGBRenderer) -> Float[Tensor, "rays 3"]:
         """The pixels, over the background that a renderer shows in evaluation."""
-        rgba = torch.cat([self.rgb / self.opacity.clamp_min(1e-6), self.opacity], dim=-1)
-        return renderer.blend_background(rgba)
+        return blend(self.rgb, self.opacity, renderer)
+
+
+def blend(
+    premultiplied: Float[Tensor, "rays 3"], opacity: Float[Tensor, "rays 1"], renderer: RGBRenderer
+) -> Float[Tensor, "rays 3"]:
+    """Colours that are multiplied with their opacity, over the background that a renderer shows in evaluation."""
+    return renderer.blend_background(torch.cat([premultiplied / opacity.clamp_min(1e-6), opacity], dim=-1))
 
 
 def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundle, shift: Tensor | float) -> Rendered:

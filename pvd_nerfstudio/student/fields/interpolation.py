@@ -25,7 +25,7 @@ def cell_corners(
     scaled = unit * (vertices - 1)
     lower = scaled.detach().floor().clamp(0, max(0, vertices - 2))
     share = scaled - lower
-    side = torch.tensor([0, min(1, vertices - 1)], device=unit.device)
+    side = torch.arange(2, device=unit.device).clamp_max(vertices - 1)
     number = torch.zeros_like(unit[:, :1], dtype=torch.long)
     weight = torch.ones_like(unit[:, :1])
     for axis in range(unit.shape[1]):
