@@ -22,18 +22,20 @@ from torch.nn.parallel import DistributedDataParallel
 from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
 from pvd_nerfstudio.data.views import split_rays
 from pvd_nerfstudio.distillation import losses
-from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets, TargetBank, seeded_generator
+from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
+from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.parts import PartSource
 from pvd_nerfstudio.student.model import PointAnswers, StudentModel, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.offers import offers_table
-from pvd_nerfstudio.teacher.pixels import ask_for_pixels, fill_grid_from_views, show
-from pvd_nerfstudio.teacher.targets import SharedSamples, ask_for_part, render_teacher
+from pvd_nerfstudio.teacher.pixels import fill_grid_from_views, show
+from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 
 @dataclass
@@ -47,6 +49,8 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """The student."""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     """The method: stages, losses and bank."""
+    active: ActiveLearningConfig = field(default_factory=ActiveLearningConfig)
+    """Which views, rays and points are looked at most."""
     teacher: Path | None = None
     """The teacher's run; set it with --teacher-checkpoint."""
     occupancy_threshold: float = 0.02
@@ -78,10 +82,17 @@ class DistillationPipeline(VanillaPipeline):
         self._seed = config.seed + 100003 * rank
         self._teacher = teacher
         self._bank: TargetBank | None = None
+        self._is_over = False
+        self._pools: dict[str, float] = {}
         self.projection: FeatureProjection | None = None
+        if test_mode != "val":
+            return
+        levels = config.active if teacher is not None else ActiveLearningConfig()
+        capacity = max(config.distillation.parts, config.distillation.first_parts) * config.distillation.rays_per_part
+        self.active = ActiveLearning(levels, capacity, device)
         if teacher is not None:
             self._hand_over(teacher)
-        elif test_mode == "val":
+        else:
             if not self.datamanager.train_dataset.has_photographs:
                 raise InputError(
                     "Both the teacher and the photographs are gone: there is nothing to learn from. Name a teacher "
@@ -104,15 +115,18 @@ class DistillationPipeline(VanillaPipeline):
         generator = seeded_generator(self.student.device, self._seed + 1, step)
         outputs: dict[str, Tensor] = {}
         loss_dict: dict[str, Tensor] = {}
-        metrics: dict[str, Any] = {"stage": ("features", "points", "pixels").index(stage.name)}
+        metrics: dict[str, Any] = {"stage": ("features", "points", "pixels").index(stage.name)} | self._pools
         if stage.uses_points:
             points = bank.draw_points(method.points_per_step, generator)
             outputs = self._model(point_samples(points.positions, points.directions), color=stage.weights.color > 0)
             loss_dict |= self._point_losses(outputs, points, stage)
         if stage.uses_rays:
-            rays = bank.draw_rays(method.rays_per_step, generator)
+            chosen = self.active.draw_rays(method.rays_per_step, generator, bank.num_rays)
+            rays = bank.rays(chosen)
             outputs = self._model(self._ray_bundle(rays, generator))
-            loss_dict["pixel_loss"], metrics["psnr_teacher"] = self._pixel_loss(outputs, rays, stage, generator)
+            loss_dict["pixel_loss"], errors = self._pixel_loss(outputs, rays, stage, generator)
+            self.active.learn(chosen, errors)
+            metrics["psnr_teacher"] = -10 * torch.log10(errors.mean())
         loss_dict |= self.student.field.regularization(generator)
         return outputs, loss_dict, metrics
 
@@ -152,8 +166,8 @@ class DistillationPipeline(VanillaPipeline):
         norm = self._norm
         loss = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, background, norm)
         with torch.no_grad():
-            error = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, torch.ones_like(background), "mean")
-        return stage.weights.pixel * loss, -10 * torch.log10(error)
+            errors = losses.pixel_errors(rgb, opacity, teacher.rgb, teacher.opacity)
+        return stage.weights.pixel * loss, errors
 
     def _ray_bundle(self, rays: RayTargets, generator: Generator) -> RayBundle:
         """Rays over the part of them that the teacher shows; a share of them whole, lest things grow outside it.
@@ -187,7 +201,7 @@ class DistillationPipeline(VanillaPipeline):
             fill_grid_from_views(student.grid, teacher, data.draw_views)
         student.grow(0.0, teacher=self._point_answers)
         self._wrap()
-        check_pictures(teacher, self._shared_samples(near=0.0), data.eval_dataset, student.renderer_rgb)
+        check_pictures(teacher, self._shared_samples, data.eval_dataset, student.renderer_rgb)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
             data.eval_dataset.render = self._teacher_view
@@ -253,9 +267,15 @@ class DistillationPipeline(VanillaPipeline):
 
         return answer
 
-    def drop_projection(self) -> None:
-        """Throw away what only training needs."""
-        self.projection = None
+    def finish(self) -> None:
+        """Throw away what only training needs: from now on checkpoints hold the student alone."""
+        self.projection, self._is_over = None, True
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """nerfstudio's; active learning is in it as long as the run goes on."""
+        state = super().state_dict(*args, **kwargs)
+        over = self._is_over or not self.config.active.any
+        return {name: value for name, value in state.items() if not (over and name.startswith("active."))}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """The student's, and the projection's where there is one."""
@@ -269,7 +289,7 @@ class DistillationPipeline(VanillaPipeline):
         if not self._teacher.has_density:
             return show(self._teacher, cameras[view : view + 1], self.student.renderer_rgb).cpu()
         rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
-        shared = self._shared_samples(near=0.0)
+        shared = self._shared_samples
         pixels = [
             render_teacher(self._teacher, shared, part, shift=0.5).over(self.student.renderer_rgb)
             for part in split_rays(rays.flatten(), self.student.config.eval_num_rays_per_chunk)
@@ -287,10 +307,11 @@ class DistillationPipeline(VanillaPipeline):
         head.load_state_dict(weights)
         CONSOLE.print("The student starts with the teacher's colour head.")
 
-    def _shared_samples(self, near: float) -> SharedSamples:
-        """Samples from `near` on: the near plane in training, the camera in evaluation, as in nerfstudio."""
+    @property
+    def _shared_samples(self) -> SharedSamples:
+        """Samples from the camera on, as in nerfstudio's evaluation."""
         student = self.student
-        return SharedSamples(student.grid, near, student.far, student.step_size)
+        return SharedSamples(student.grid, 0.0, student.far, student.step_size)
 
     def bank_at(self, step: int) -> TargetBank:
         """The bank as it is at a step. It is made late: only after loading does a resumed run know its grid."""
@@ -299,40 +320,21 @@ class DistillationPipeline(VanillaPipeline):
                 CONSOLE.print(f"Asking again for what the bank held at step {step}.")
             method = self.config.distillation
             self._bank = TargetBank(
-                source=self._read_photographs if self._teacher is None else self._ask_teacher,
+                source=self._source(),
                 seed=self._seed,
                 parts=method.parts,
                 first_parts=method.first_parts,
                 refresh_every=method.refresh_every,
                 device=self.student.device,
             )
-        self._bank.advance(step)
+        if self._bank.advance(step):
+            self._pools = self.active.summary()
         return self._bank
 
-    def _ask_teacher(self, generator: Generator) -> BankPart:
-        assert self._teacher is not None
-        method = self.config.distillation
-        if not self._teacher.has_density:
-            shared = self._shared_samples(self.student.near)
-            return ask_for_pixels(self._teacher, shared, self.datamanager.draw_views, method.rays_per_part, generator)
-        return ask_for_part(
-            self._teacher,
-            self._shared_samples(self.student.near),
-            self.datamanager.draw_rays,
-            rays_per_part=method.rays_per_part,
-            points_per_part=method.points_per_part,
-            empty_share=method.empty_share,
-            generator=generator,
-            keep_features=method.feature_weight > 0,
-        )
-
-    def _read_photographs(self, generator: Generator) -> BankPart:
-        """Pixels of photographs in place of the teacher's; without an alpha channel all are opaque."""
-        rays, pixels = self.datamanager.draw_pixels(self.config.distillation.rays_per_part, generator)
-        opacity = pixels[:, 3:] if pixels.shape[1] > 3 else torch.ones_like(pixels[:, :1])  # noqa: PLR2004
-        start, end = torch.zeros_like(opacity), torch.full_like(opacity, torch.inf)
-        targets = RayTargets(rays.origins, rays.directions, pixels[:, :3] * opacity, opacity, start, end)
-        return BankPart(targets, None)
+    def _source(self) -> PartSource:
+        """What the bank is filled from."""
+        method, active = self.config.distillation, self.active
+        return PartSource(self._teacher, self.student, self.datamanager, method, active, self._seed)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

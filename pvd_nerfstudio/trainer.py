@@ -269,7 +269,7 @@ class PVDTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Save beside the old checkpoint and only then take its place: an interruption never costs both."""
         if step + 1 >= self.config.pipeline.steps:
-            self.pipeline.drop_projection()
+            self.pipeline.finish()
             for kept in (self.optimizers.optimizers, self.optimizers.schedulers, self.optimizers.parameters):
                 kept.pop("projection", None)
         final = self.checkpoint_dir

@@ -97,7 +97,7 @@ class CountingSource:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, generator: Generator) -> BankPart:
+    def __call__(self, number: int, slot: int, generator: Generator) -> BankPart:
         self.calls += 1
         three, one = torch.rand(4, 3, generator=generator), torch.rand(4, 1, generator=generator)
         rays = RayTargets(three, three, three, one, one, one)
@@ -111,8 +111,7 @@ def make_bank(**options: int) -> tuple[TargetBank, CountingSource]:
 
 
 def everything(bank: TargetBank) -> torch.Tensor:
-    generator = Generator().manual_seed(0)
-    return bank.draw_rays(400, generator).origins
+    return bank.rays(torch.arange(bank.num_rays)).origins
 
 
 def test_bank_asks_for_the_first_parts_then_for_one_now_and_then() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import tyro
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import all_dataparsers
@@ -127,16 +128,17 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
         self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
 
-    def draw_rays(self, count: int, generator: Generator) -> RayBundle:
-        """Rays through random pixels of the training cameras and of made-up ones."""
-        made_up = round(count * self.config.pseudo_view_share)
-        bundles = []
-        if made_up:
-            pseudo = views.around(self.train_cameras, self.config.pseudo_views_per_part, generator)
-            bundles.append(views.rays_of(pseudo, made_up, generator))
-        if count > made_up:
-            bundles.append(views.rays_of(self.train_cameras, count - made_up, generator))
-        return views.concatenate(bundles)
+    def viewpoints(self, hard: Float[Tensor, "views 3 4"], generator: Generator) -> views.Viewpoints:
+        """Cameras for one part of the bank: the training ones, made-up ones and, in place of some of these, hard ones.
+
+        Args:
+            hard: poses that are to be among them.
+            generator: of the made-up ones.
+        """
+        share, count = self.config.pseudo_view_share, self.config.pseudo_views_per_part
+        pseudo = views.around(self.train_cameras, count, generator)
+        poses = torch.cat([hard, pseudo.camera_to_worlds[len(hard) :]])
+        return views.Viewpoints([(views.like(pseudo, poses), share), (self.train_cameras, 1 - share)])
 
     def draw_views(self, count: int, generator: Generator) -> list[Cameras]:
         """Single cameras, random training ones and made-up ones."""

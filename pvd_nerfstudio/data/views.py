@@ -24,6 +24,34 @@ def rays_of(cameras: Cameras, count: int, generator: Generator) -> RayBundle:
     return cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
 
 
+class Viewpoints:
+    """The cameras that the rays of one part of the bank come from, in groups.
+
+    Args:
+        groups: cameras, and the share of the rays that comes from them; the shares add up to 1.
+    """
+
+    def __init__(self, groups: list[tuple[Cameras, float]]) -> None:
+        self._groups = [(cameras, share) for cameras, share in groups if share > 0 and len(cameras)]
+
+    @property
+    def poses(self) -> Float[Tensor, "views 3 4"]:
+        """Camera to world, of all."""
+        return torch.cat([cameras.camera_to_worlds for cameras, _ in self._groups])
+
+    def rays(self, count: int, generator: Generator) -> RayBundle:
+        """Rays through random pixels; their camera indices count through `poses`."""
+        bundles, first, total = [], 0, 0.0
+        for cameras, share in self._groups:
+            drawn, total = round(total * count), total + share
+            bundle = rays_of(cameras, round(total * count) - drawn, generator)
+            assert bundle.camera_indices is not None
+            bundle.camera_indices += first
+            first += len(cameras)
+            bundles.append(bundle)
+        return concatenate(bundles)
+
+
 def around(cameras: Cameras, count: int, generator: Generator) -> Cameras:
     """Cameras on the shell that the real ones lie on, looking where they look.
 
@@ -101,7 +129,9 @@ def _between_percentiles(values: Tensor, count: int, generator: Generator) -> Te
 
 def concatenate(bundles: list[RayBundle]) -> RayBundle:
     """Several bundles in one."""
+    indices = [bundle.camera_indices for bundle in bundles if bundle.camera_indices is not None]
     return RayBundle(
+        camera_indices=torch.cat(indices) if len(indices) == len(bundles) else None,
         origins=torch.cat([bundle.origins for bundle in bundles]),
         directions=torch.cat([bundle.directions for bundle in bundles]),
         pixel_area=torch.cat([bundle.pixel_area for bundle in bundles]),

@@ -1,9 +1,9 @@
 """What the teacher said, kept to learn from many times.
 
 The teacher's forward pass costs as much as a training step of the student, so it is asked in parts, a part now and
-then, and every step draws from what the bank holds. Which parts the bank holds at a step, and what is in a part,
-depend on the step and the seed alone: a resumed run asks for the same parts again and goes on as if it had not
-stopped.
+then, and every step draws from what the bank holds. Which parts the bank holds depends on the step alone, and what is
+in a part on its number and the seed (and on what active learning noted of it): a resumed run asks for the same parts
+again and goes on as if it had not stopped.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 
@@ -59,8 +59,8 @@ class TargetBank:
     """A ring of parts.
 
     Args:
-        source: asks the teacher for one part; draws its random numbers from the generator that it is given. All
-            parts have the same sizes.
+        source: asks the teacher for the part of a number, which goes into a slot; draws its random numbers from the
+            generator that it is given. All parts have the same sizes.
         seed: of the run.
         parts: how many parts are held; then the oldest makes room.
         first_parts: how many there are at step 0.
@@ -70,7 +70,7 @@ class TargetBank:
 
     def __init__(
         self,
-        source: Callable[[Generator], BankPart],
+        source: Callable[[int, int, Generator], BankPart],
         seed: int,
         parts: int,
         first_parts: int,
@@ -97,27 +97,33 @@ class TargetBank:
         missing = [number for number in self.wanted(step) if self._numbers.get(number % self._slots) != number]
         for number in missing:
             generator = seeded_generator(self._device, self._seed, number)
-            part = self._source(generator)
             slot = number % self._slots
+            part = self._source(number, slot, generator)
             self._rays = _store(self._rays, part.rays, slot, self._slots)
             if part.points is not None:
                 self._points = _store(self._points, part.points, slot, self._slots)
             self._numbers[slot] = number
         return len(missing)
 
-    def draw_rays(self, count: int, generator: Generator) -> RayTargets:
-        """Rays drawn uniformly, with replacement."""
+    @property
+    def num_rays(self) -> int:
+        """How many rays it holds; their numbers begin at 0."""
         assert self._rays is not None, "advance() comes first"
-        return take(self._rays, self._draw(len(self._rays.origins), count, generator))
+        return self._filled(len(self._rays.origins))
+
+    def rays(self, index: Int[Tensor, "rays"]) -> RayTargets:
+        """The rays of these numbers."""
+        assert self._rays is not None, "advance() comes first"
+        return take(self._rays, index)
 
     def draw_points(self, count: int, generator: Generator) -> PointTargets:
         """Points drawn uniformly, with replacement."""
         assert self._points is not None, "the source gave no points"
-        return take(self._points, self._draw(len(self._points.positions), count, generator))
+        filled = self._filled(len(self._points.positions))
+        return take(self._points, torch.randint(filled, (count,), generator=generator, device=self._device))
 
-    def _draw(self, capacity: int, count: int, generator: Generator) -> Tensor:
-        filled = capacity // self._slots * len(self._numbers)
-        return torch.randint(filled, (count,), generator=generator, device=self._device)
+    def _filled(self, capacity: int) -> int:
+        return capacity // self._slots * len(self._numbers)
 
 
 def seeded_generator(device: torch.device | str, seed: int, number: int) -> Generator:

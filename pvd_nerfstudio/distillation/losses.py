@@ -76,7 +76,24 @@ def pixel_loss(
 
     The colours are premultiplied with their opacity: a random background makes the opacities count.
     """
-    return norm_of(student - teacher + background * (teacher_opacity - student_opacity), norm)
+    return norm_of(_pixel_difference(student, student_opacity, teacher, teacher_opacity, background), norm)
+
+
+def pixel_errors(
+    student: Float[Tensor, "rays 3"],
+    student_opacity: Float[Tensor, "rays 1"],
+    teacher: Float[Tensor, "rays 3"],
+    teacher_opacity: Float[Tensor, "rays 1"],
+) -> Float[Tensor, "rays"]:
+    """Squared error of each pixel over white, mean over the channels."""
+    white = torch.ones_like(teacher)
+    return _pixel_difference(student, student_opacity, teacher, teacher_opacity, white).square().mean(dim=-1)
+
+
+def _pixel_difference(
+    student: Tensor, student_opacity: Tensor, teacher: Tensor, teacher_opacity: Tensor, background: Tensor
+) -> Float[Tensor, "rays 3"]:
+    return student - teacher + background * (teacher_opacity - student_opacity)
 
 
 def _opacity(log_density: Tensor, step_size: float) -> Tensor:

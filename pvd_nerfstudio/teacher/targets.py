@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.rays import Frustums, RayBundle, RaySamples
 from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Generator, Tensor
@@ -90,34 +90,39 @@ def _ray_samples(samples: PackedSamples, rays: RayBundle) -> RaySamples:
     return RaySamples(frustums=frustums, camera_indices=torch.zeros_like(index)[:, None], deltas=ends - starts)
 
 
-def ask_for_part(
+def ask(
     teacher: FrozenTeacher,
     shared: SharedSamples,
     draw_rays: Callable[[int, Generator], RayBundle],
-    rays_per_part: int,
-    points_per_part: int,
-    empty_share: float,
+    count: int,
     generator: Generator,
-    keep_features: bool = False,
-) -> BankPart:
-    """One part of the bank: rays that meet something, and the points on them that carry the picture.
+) -> tuple[RayBundle, Rendered]:
+    """The teacher on `count` rays that meet something.
 
     Args:
         teacher: who is asked.
-        shared: the samples.
-        draw_rays: gives any number of rays into the scene.
-        rays_per_part: rays in the part. Rays through empty space say nothing (the student has the same grid) and
-            are drawn again.
-        points_per_part: points in the part.
-        empty_share: share of the points drawn uniformly from all samples; the others by compositing weight.
+        shared: the samples; they are shifted by a random share of a step.
+        draw_rays: gives any number of rays into the scene. Rays through empty space say nothing (the student has the
+            same grid) and are drawn again.
+        count: of rays.
         generator: of all randomness.
-        keep_features: whether the features are kept, for the feature loss.
     """
-    rays, shift = _rays_that_meet_something(shared, draw_rays, rays_per_part, generator)
-    rendered = render_teacher(teacher, shared, rays, shift)
-    weights = rendered.weights[:, 0].clamp_min(1e-8)
-    probability = (1 - empty_share) * weights / weights.sum() + empty_share / len(weights)
-    chosen = torch.multinomial(probability, points_per_part, replacement=True, generator=generator)
+    rays, shift = rays_that_meet_something(shared, draw_rays, count, generator)
+    return rays, render_teacher(teacher, shared, rays, shift)
+
+
+def keep(
+    rays: RayBundle, rendered: Rendered, chosen: Int[Tensor, "points"], step_size: float, features: bool
+) -> BankPart:
+    """One part of the bank: the rays, and some of their samples as points.
+
+    Args:
+        rays: as they were asked about.
+        rendered: the teacher's answer.
+        chosen: which samples become points.
+        step_size: length of a sample.
+        features: whether the points keep their features, for the feature loss.
+    """
     answer = rendered.answer
     points = PointTargets(
         positions=rendered.positions[chosen],
@@ -125,9 +130,9 @@ def ask_for_part(
         log_density=answer.log_density[chosen],
         rgb=answer.rgb[chosen],
         weight=rendered.weights[chosen],
-        feature=answer.feature[chosen] if keep_features and answer.feature is not None else None,
+        feature=answer.feature[chosen] if features and answer.feature is not None else None,
     )
-    start, end = _visible_span(rendered.samples, rendered.weights, margin=2 * shared.step_size)
+    start, end = _visible_span(rendered.samples, rendered.weights, margin=2 * step_size)
     targets = RayTargets(rays.origins, rays.directions, rendered.rgb, rendered.opacity, start, end)
     return BankPart(rays=targets, points=points)
 
@@ -150,7 +155,7 @@ def _visible_span(
     return (start - margin).masked_fill(empty, 0.0), (end + margin).masked_fill(empty, torch.inf)
 
 
-def _rays_that_meet_something(
+def rays_that_meet_something(
     shared: SharedSamples, draw_rays: Callable[[int, Generator], RayBundle], count: int, generator: Generator
 ) -> tuple[RayBundle, Tensor]:
     """Rays with at least one sample, and the random shift of their samples, `[count, 1]`."""

@@ -1,0 +1,103 @@
+"""Hard views: the poses whose pictures come out worst are visited again, from slightly elsewhere."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+Rule = Literal["error", "pool"]
+
+
+class HardPoses(nn.Module):
+    """A pool of the poses that went worst.
+
+    Two rules. `error`: the pool holds the worst of all that were offered; a member's error fades with each offer, so
+    that it leaves unless it is found bad again; poses are drawn in proportion to their error. `pool`, the papers'
+    (PVD-AL, section 3.4.1): the worst tenth of each offer takes the place of the oldest members; nothing is drawn
+    before the pool is full; then all members are alike.
+
+    Args:
+        size: of the pool.
+        rule: as above.
+        degrees: largest rotation of a drawn pose about each of the camera's axes.
+        shift: largest movement of a drawn pose along each axis of the world.
+    """
+
+    fading = 0.9
+    """What a member's error is multiplied with at each offer."""
+    hard_share = 0.1
+    """Share of an offer that enters under the rule `pool`."""
+
+    def __init__(self, size: int = 100, rule: Rule = "error", degrees: float = 9.0, shift: float = 0.0) -> None:
+        super().__init__()
+        self.size, self.rule, self.degrees, self.shift = size, rule, degrees, shift
+        self.poses = torch.zeros(0, 3, 4)
+        self.errors = torch.zeros(0)
+        self.ages = torch.zeros(0)
+
+    def offer(self, poses: Float[Tensor, "views 3 4"], errors: Float[Tensor, "views"]) -> None:
+        """Take in the worst of these poses.
+
+        Args:
+            poses: camera to world.
+            errors: of their pictures, mean of squares; a larger PSNR is a smaller error.
+        """
+        poses, errors = poses.detach().cpu(), errors.detach().cpu()
+        ages = self.ages + 1
+        if self.rule == "error":
+            keep = torch.cat([errors, self.errors * self.fading]).topk(min(self.size, len(errors) + len(ages)))
+            self.errors, order = keep.values, keep.indices
+        else:
+            worst = errors.topk(max(1, round(self.hard_share * len(errors)))).indices
+            poses, errors = poses[worst], errors[worst]
+            order = torch.arange(min(self.size, len(errors) + len(ages)))
+            self.errors = torch.cat([errors, self.errors])[order]
+        self.poses = torch.cat([poses, self.poses])[order]
+        self.ages = torch.cat([torch.zeros(len(poses)), ages])[order]
+
+    def draw(self, count: int, generator: Generator) -> Float[Tensor, "drawn 3 4"]:
+        """`count` perturbed members, or none as long as there is nothing to draw from. On the generator's device."""
+        device = generator.device
+        if not len(self.poses) or (self.rule == "pool" and len(self.poses) < self.size):
+            return torch.zeros(0, 3, 4, device=device)
+        weights = self.errors.clamp_min(1e-12) if self.rule == "error" else torch.ones_like(self.errors)
+        chosen = torch.multinomial(weights.to(device), count, replacement=True, generator=generator)
+        return perturbed(self.poses.to(device)[chosen], self.degrees, self.shift, generator)
+
+    def summary(self) -> dict[str, float]:
+        """Size of the pool, mean age of its members in offers, their mean error."""
+        return _summary(self.errors, self.ages)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """The pool."""
+        return {"poses": self.poses, "errors": self.errors, "ages": self.ages}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The pool as it was saved."""
+        self.poses, self.errors, self.ages = (state[name].cpu() for name in ("poses", "errors", "ages"))
+
+
+def perturbed(
+    poses: Float[Tensor, "views 3 4"], degrees: float, shift: float, generator: Generator
+) -> Float[Tensor, "views 3 4"]:
+    """Poses turned about each of the camera's axes and moved along each of the world's, uniformly up to a limit."""
+    angles, way = 2 * torch.rand(2, len(poses), 3, generator=generator, device=poses.device) - 1
+    x, y, z = (angles * math.radians(degrees)).unbind(-1)
+    turn = _rotation(x, 0) @ _rotation(y, 1) @ _rotation(z, 2)
+    return torch.cat([poses[:, :, :3] @ turn, poses[:, :, 3:] + shift * way[:, :, None]], dim=-1)
+
+
+def _rotation(angle: Float[Tensor, "views"], axis: int) -> Float[Tensor, "views 3 3"]:
+    matrix = torch.eye(3, device=angle.device).repeat(len(angle), 1, 1)
+    a, b = (axis + 1) % 3, (axis + 2) % 3
+    matrix[:, a, a] = matrix[:, b, b] = angle.cos()
+    matrix[:, a, b], matrix[:, b, a] = -angle.sin(), angle.sin()
+    return matrix
+
+
+def _summary(errors: Tensor, ages: Tensor) -> dict[str, float]:
+    if not len(errors):
+        return {"size": 0.0, "age": 0.0, "error": 0.0}
+    return {"size": float(len(errors)), "age": float(ages.mean()), "error": float(errors.mean())}

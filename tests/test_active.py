@@ -1,0 +1,210 @@
+"""Active learning: a known pattern of errors gives the known priorities; what is saved comes back; off is off."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run, distil_config
+from nerfstudio.utils.eval_utils import eval_setup
+from test_conversion import start, stop_after, weights_of
+from torch import Generator
+
+from pvd_nerfstudio.distillation.active import points
+from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig, PartNotes
+from pvd_nerfstudio.distillation.active.poses import HardPoses, perturbed
+from pvd_nerfstudio.distillation.active.rays import HardRayPool, RayErrors
+
+
+def seeded(number: int = 0) -> Generator:
+    return Generator().manual_seed(number)
+
+
+def poses_at(*places: float) -> torch.Tensor:
+    """Upright cameras that stand at these places of the x axis."""
+    poses = torch.eye(3, 4).repeat(len(places), 1, 1)
+    poses[:, 0, 3] = torch.tensor(places)
+    return poses
+
+
+def test_half_of_the_rays_follow_the_errors_and_half_are_uniform() -> None:
+    rays = RayErrors(4)
+    rays.update(torch.arange(4), torch.tensor([0.1, 0.2, 0.3, 0.4]))
+    drawn = rays.draw(200_000, seeded())
+    share = torch.bincount(drawn).double() / len(drawn)
+    torch.testing.assert_close(share, 0.5 * torch.tensor([0.1, 0.2, 0.3, 0.4]).double() + 0.125, atol=0.005, rtol=0)
+
+
+def test_a_ray_of_unknown_error_counts_as_an_average_one() -> None:
+    rays = RayErrors(3, share=1.0)
+    rays.update(torch.tensor([0, 1]), torch.tensor([0.1, 0.3]))
+    share = torch.bincount(rays.draw(100_000, seeded()), minlength=3).double() / 100_000
+    torch.testing.assert_close(share, torch.tensor([0.1, 0.3, 0.2]).double() / 0.6, atol=0.006, rtol=0)
+    rays.forget(1, 2)
+    assert (torch.bincount(rays.draw(90_000, seeded()), minlength=3) - 30_000).abs().max() < 900
+
+
+def test_errors_are_a_running_mean_and_the_larger_of_two_counts() -> None:
+    rays = RayErrors(5, memory=0.75)
+    rays.update(torch.tensor([2, 2, 4]), torch.tensor([0.1, 0.5, 0.2]))
+    rays.update(torch.tensor([2]), torch.tensor([0.1]))
+    assert rays.errors.tolist() == pytest.approx([-1, -1, 0.75 * 0.5 + 0.25 * 0.1, -1, 0.2])
+    assert rays.summary() == pytest.approx({"size": 2, "age": 0.5, "error": (0.4 + 0.2) / 2})
+
+
+def test_rays_are_drawn_among_the_first_alone() -> None:
+    for rays in (RayErrors(100), HardRayPool(10)):
+        assert rays.draw(1000, seeded(), among=7).max() == 6
+
+
+def test_errors_of_zero_and_no_errors_at_all_still_give_rays() -> None:
+    rays = RayErrors(10)
+    assert len(rays.draw(50, seeded()).unique()) == 10
+    rays.update(torch.arange(10), torch.zeros(10))
+    assert len(rays.draw(50, seeded()).unique()) == 10
+
+
+def test_the_papers_pool_holds_the_worst_tenth_and_replaces_what_it_gave() -> None:
+    pool = HardRayPool(size=4)
+    errors = torch.arange(100.0)
+    for start in (0, 20):
+        drawn = pool.draw(20, seeded(), among=100)
+        assert len(drawn) == 20 and len(pool.rays) == start // 10
+        pool.update(torch.arange(start, start + 20), errors[start : start + 20])
+    assert sorted(pool.rays.tolist()) == [18, 19, 38, 39]
+    drawn = pool.draw(20, seeded(), among=100)
+    given = set(drawn[-2:].tolist())
+    assert len(given) == 2 and given < {18, 19, 38, 39}
+    pool.update(torch.arange(60, 80), errors[60:80])
+    assert set(pool.rays.tolist()) == {18, 19, 38, 39} - given | {78, 79}
+    pool.forget(70, 79)
+    assert 78 not in pool.rays and 79 in pool.rays
+
+
+def test_pool_of_poses_holds_the_worst_and_forgets_what_is_not_found_bad_again() -> None:
+    pool = HardPoses(size=2)
+    pool.offer(poses_at(0, 1, 2), torch.tensor([0.1, 0.5, 0.4]))
+    assert pool.poses[:, 0, 3].tolist() == [1, 2]
+    pool.offer(poses_at(3), torch.tensor([0.37]))
+    assert pool.poses[:, 0, 3].tolist() == [1, 3]
+    assert pool.errors.tolist() == pytest.approx([0.45, 0.37])
+    assert pool.summary() == pytest.approx({"size": 2, "age": 0.5, "error": 0.41})
+
+
+def test_poses_are_drawn_in_proportion_to_their_error() -> None:
+    pool = HardPoses(size=2, degrees=0)
+    pool.offer(poses_at(0, 1), torch.tensor([0.1, 0.3]))
+    drawn = pool.draw(20_000, seeded())[:, 0, 3]
+    assert drawn.mean() == pytest.approx(0.75, abs=0.02)
+
+
+def test_the_papers_pool_of_poses_waits_until_it_is_full_then_the_oldest_leave() -> None:
+    pool = HardPoses(size=3, rule="pool", degrees=0)
+    errors = torch.arange(20.0)
+    pool.offer(poses_at(*range(20)), errors)
+    assert pool.poses[:, 0, 3].tolist() == [19, 18] and not len(pool.draw(5, seeded()))
+    pool.offer(poses_at(*range(20, 40)), -errors)
+    assert pool.poses[:, 0, 3].tolist() == [20, 21, 19]
+    assert set(pool.draw(200, seeded())[:, 0, 3].tolist()) == {19, 20, 21}
+
+
+def test_perturbed_poses_stay_rotations_within_the_limits() -> None:
+    poses = perturbed(poses_at(*range(500)), degrees=9.0, shift=0.25, generator=seeded())
+    turns = poses[:, :, :3]
+    torch.testing.assert_close(turns @ turns.mT, torch.eye(3).expand(500, 3, 3), atol=1e-5, rtol=0)
+    assert torch.linalg.det(turns).min() > 0
+    angle = torch.rad2deg(torch.acos(turns[:, 2, 2].clamp(-1, 1)))
+    assert 5 < angle.max() < 9 * 2**0.5
+    moved = poses[:, :, 3] - poses_at(*range(500))[:, :, 3]
+    assert 0.2 < moved.abs().max() <= 0.25
+
+
+def test_points_by_both_weights_and_a_share_of_empty_space() -> None:
+    teacher, student = torch.tensor([[0.6], [0.2], [0.0], [0.0]]), torch.tensor([[0.0], [0.0], [0.8], [0.0]])
+    index = torch.tensor([0, 0, 1, 1])
+    alone = points.probability(teacher, None, index, "mixed", 0.2)
+    assert alone.tolist() == pytest.approx([0.65, 0.25, 0.05, 0.05], abs=1e-4)
+    both = points.probability(teacher, student, index, "mixed", 0.2)
+    assert both.tolist() == pytest.approx([0.35, 0.15, 0.45, 0.05], abs=1e-4)
+
+
+def test_weightiest_points_of_each_ray() -> None:
+    weights = torch.tensor([0.1, 0.5, 0.3, 0.0, 0.9, 0.2, 0.2])
+    index = torch.tensor([0, 0, 0, 0, 2, 3, 3])
+    got = points.weightiest(weights, index)
+    assert got.tolist() == [False, True, True, False, True, True, False]
+    assert points.weightiest(weights, index, share=1.0).all()
+    top = points.probability(weights[:, None], None, index, "top", 0.5)
+    assert (top > 0).tolist() == got.tolist() and len(top[top > 0].unique()) == 1
+
+
+@pytest.mark.parametrize("rule", ["error", "papers"])
+def test_state_comes_back(rule: str) -> None:
+    config = ActiveLearningConfig(poses=True, rays=True, points=True, rule=rule, pose_pool=2, ray_pool=6)
+    first, second = ActiveLearning(config, 50), ActiveLearning(config, 50)
+    first.poses.offer(poses_at(0, 1, 2), torch.tensor([0.1, 0.5, 0.4]))
+    for _ in range(4):
+        first.learn(first.draw_rays(20, seeded(), 50), torch.rand(20, generator=seeded()))
+    first.poses.offer(poses_at(4, 5, 6), torch.tensor([0.1, 0.5, 0.4]))
+    first.note(3, PartNotes(19, poses_at(7), torch.arange(5).int()))
+    second.load_state_dict(first.state_dict())
+    assert second.summary() == first.summary() != ActiveLearning(config, 50).summary()
+    assert torch.equal(second.draw_rays(64, seeded(1), 50), first.draw_rays(64, seeded(1), 50))
+    assert torch.equal(second.hard_poses(9, seeded(1)), first.hard_poses(9, seeded(1)))
+    notes = second.notes(3, 19)
+    assert notes is not None and torch.equal(notes.points, torch.arange(5).int()) and second.notes(3, 20) is None
+
+
+def test_levels_that_are_off_change_nothing_and_remember_nothing() -> None:
+    active = ActiveLearning(ActiveLearningConfig(), 1000)
+    active.poses.offer(poses_at(0, 1), torch.tensor([0.1, 0.5]))
+    active.learn(torch.arange(10), torch.rand(10))
+    assert active.summary() == {} and not len(active.hard_poses(10, seeded()))
+    assert (active.rays.errors < 0).all()
+    uniform = torch.randint(500, (100,), generator=seeded())
+    assert torch.equal(active.draw_rays(100, seeded(), 500), uniform)
+    weights, student, index = torch.rand(6, 1), torch.rand(6, 1), torch.arange(6)
+    assert torch.equal(
+        active.point_probability(weights, student, index, 0.2), points.probability(weights, None, index, "mixed", 0.2)
+    )
+
+
+LEVELS = ("poses", "rays", "points")
+
+
+def on(*levels: str) -> tuple[str, ...]:
+    return tuple(word for level in levels for word in (f"--pipeline.active.{level}", "True"))
+
+
+@pytest.mark.parametrize("rule", ["error", "papers"])
+def test_a_run_with_all_levels_resumes_as_if_it_had_not_stopped(rule: str, teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "48", *on(*LEVELS))
+    options += ("--pipeline.active.rule", rule, "--pipeline.active.pose-pool", "8", "--pipeline.active.ray-pool", "24")
+    options += ("--pipeline.datamanager.pseudo-views-per-part", "10")
+    straight = start(distil_config(tmp_path, *options, name="straight"))
+    straight.train()
+    assert {"hard_poses_size", "hard_rays_error"} <= set(straight.pipeline.get_train_loss_dict(47)[2])
+    first = start(distil_config(tmp_path, *options, name="first"))
+    stop_after(first, 26)
+    saved = weights_of(first.base_dir)
+    assert saved["active.poses._extra_state"]["poses"].shape[0] > 0
+    _, viewed, _, _ = eval_setup(first.base_dir / "config.yml")  # the stock loader opens it
+    assert not hasattr(viewed, "active")
+    second = start(distil_config(tmp_path, "--load-dir", str(first.checkpoint_dir), name="second"))
+    second.train()
+    theirs = weights_of(straight.base_dir)
+    assert not [name for name in theirs if name.startswith("active")]
+    for key, value in weights_of(second.base_dir).items():
+        torch.testing.assert_close(value, theirs[key], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_each_level_alone_changes_the_run_and_off_is_off(level: str, teacher: Run, tmp_path: Path) -> None:
+    """Loss of the last step: with the level another one, without it the same whatever its numbers are."""
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "24")
+    options += ("--pipeline.active.pose-share", "0.9") if level == "poses" else ()
+    losses = {}
+    for name, levels in (("off", ()), ("on", (level,))):
+        trainer = start(distil_config(tmp_path, *options, *on(*levels), name=name))
+        trainer.train()
+        losses[name] = weights_of(trainer.base_dir)["_model.field.trunk.layers.0.weight"]
+    assert not torch.equal(losses["on"], losses["off"])
