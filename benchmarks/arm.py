@@ -1,44 +1,181 @@
 """One arm of a comparison over time: a training by the clock, in a process of its own.
 
-    python -m benchmarks.arm --arm scratch --teacher ../shared/teachers/lego-hash --student mlp --steps 500 --output a.json
-
 `benchmarks.time_to_quality` and `benchmarks.stock` start it.
 """
 
 import copy
 import json
-import os
 import shlex
-import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
 from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion, all_methods
-from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import TrainerConfig
 from torch import Generator, Tensor
 
 from benchmarks.teacher import DEVICE
 from benchmarks.timed import Timed
-from pvd_nerfstudio.distillation.bank import BankPart, RayTargets
-from pvd_nerfstudio.distillation.stages import LossWeights, Stage
+from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
 from pvd_nerfstudio.parts import PartSource
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
-from pvd_nerfstudio.teacher.pixels import concatenate_and_draw
 
-Arm = Literal["scratch", "pvd", "none", "poses", "rays", "points", "all", "vanilla-nerf", "tensorf", "nerfacto"]
-LEVELS = ("poses", "rays", "points")
-ACTIVE = {"none": (), "all": LEVELS} | {level: (level,) for level in LEVELS}
 LITERAL = (
     "--pipeline.distillation.preset pvd --pipeline.distillation.rays-per-step 1024 "
     "--pipeline.distillation.rays-per-part 1024 --pipeline.distillation.points-per-step 8192 "
     "--pipeline.distillation.points-per-part 8192"
 )
-"""The papers' method; as many rays and points a step as ours, for theirs (4,096 and all samples) are too slow here."""
+"""The papers' method, with as many rays and points a step as ours: theirs (4,096 and all samples) are slower still."""
+LEVELS = ("poses", "rays", "points")
+OURS = {"none": (), **{level: (level,) for level in LEVELS}, "all": LEVELS}
+"""Arms that distil, and the levels of active learning that are on in them."""
+STOCK = ("vanilla-nerf", "tensorf", "nerfacto")
+
+
+class PhotographSource(PartSource):
+    """Pixels of photographs whose rays meet something in the grid: the rays that a distillation has too."""
+
+    def _read_photographs(self, generator: Generator) -> BankPart:
+        kept: list[RayTargets] = []
+        count = self._method.rays_per_part
+        while sum(len(rays.origins) for rays in kept) < count:
+            rays = super()._read_photographs(generator).rays
+            hit = self._shared.march(rays.origins, rays.directions).ray_indices.unique()
+            kept.append(take(rays, hit[torch.randperm(len(hit), generator=generator, device=hit.device)]))
+        together = (torch.cat(values)[:count] for values in zip(*(vars(rays).values() for rays in kept)))
+        return BankPart(RayTargets(*together), None)
+
+
+class PhotographPipeline(DistillationPipeline):
+    """The same student on photographs: of the teacher it gets the occupancy grid and nothing else."""
+
+    def _hand_over(self, teacher: FrozenTeacher) -> None:
+        super()._hand_over(teacher)
+        self._teacher = None
+
+    @property
+    def _point_answers(self) -> None:
+        return None
+
+    def _source(self) -> PartSource:
+        method, active = self.config.distillation, self.active
+        return PhotographSource(None, self.student, self.datamanager, method, active, self._seed)
+
+
+@dataclass
+class Arm:
+    """Train one arm and write what was measured."""
+
+    name: str
+    """scratch, pvd, none, poses, rays, points, all, vanilla-nerf, tensorf or nerfacto."""
+    teacher: Path
+    """The teacher; the stock methods take its data set alone."""
+    output: Path
+    """The file, JSON."""
+    student: str = "mlp"
+    """Architecture of the student."""
+    options: str = ""
+    """Further options for `ns-train`."""
+    steps: int = 1000
+    """Steps of the run."""
+    seconds: float = 300.0
+    """When it is stopped, finished or not."""
+    times: tuple[float, ...] = ()
+    """Seconds at which it is measured; it is at its end in any case."""
+    pixels: int = 2000
+    """Pixels of each test view."""
+    seed: int = 0
+    """Seed of the run."""
+
+    def run(self) -> None:
+        """Train, measure, write."""
+        with tempfile.TemporaryDirectory() as folder, no_lpips():
+            config = self._stock() if self.name in STOCK else self._distillation()
+            quiet(config, Path(folder), self.seed)
+            timed = Timed(config, self.seconds, list(self.times), self.pixels)
+            pipeline = timed.run().pipeline
+        result: dict[str, Any] = {"arm": self.name, "seed": self.seed, "curve": [asdict(one) for one in timed.curve]}
+        if self.name in OURS:
+            result |= {"teacher_share": pipeline.teacher_seconds / timed.curve[-1].seconds}
+            result |= {"step_ratio": step_ratio(pipeline, self.steps - 1)}
+        self.output.write_text(json.dumps(result, indent=2), "utf8")
+
+    def _distillation(self) -> TrainerConfig:
+        words = ["pvd-distill", "--teacher-checkpoint", str(self.teacher), "--student", self.student]
+        words += ["--max-num-iterations", str(self.steps), *shlex.split(self.options)]
+        words += shlex.split(LITERAL) if self.name == "pvd" else []
+        words += ["--pipeline.inherit-color-head", "False"] if self.name == "scratch" else []
+        for level in LEVELS:
+            words += [f"--pipeline.active.{level}", str(level in OURS.get(self.name, ()))]
+        words += ["--machine.seed", str(self.seed)]
+        config = tyro.cli(AnnotatedBaseConfigUnion, args=words)
+        if self.name == "scratch":
+            config.pipeline._target = PhotographPipeline
+        return config
+
+    def _stock(self) -> TrainerConfig:
+        """nerfstudio's method as it is, on the teacher's data set and in its bounds."""
+        config: TrainerConfig = copy.deepcopy(all_methods[self.name])  # type: ignore[assignment]
+        taught: Any = find_run(self.teacher).config.pipeline  # type: ignore[attr-defined]
+        config.pipeline.datamanager.dataparser = taught.datamanager.dataparser
+        config.max_num_iterations = self.steps
+        model: Any = config.pipeline.model
+        if self.name == "nerfacto":
+            model.implementation, model.background_color = "torch", "random"
+            model.disable_scene_contraction, model.near_plane, model.far_plane = True, 2.0, 6.0
+        return config
+
+
+def quiet(config: TrainerConfig, folder: Path, seed: int) -> None:
+    """No viewer, no log lines, no evaluation of its own, no checkpoint before the end."""
+    config.output_dir, config.experiment_name, config.timestamp = folder, "arm", "run"
+    config.machine.device_type, config.machine.seed = DEVICE, seed
+    config.vis, config.logging.local_writer.enable = "tensorboard", False
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
+    config.steps_per_save = 10**9
+    config.viewer.quit_on_train_completion = True
+
+
+def step_ratio(pipeline: DistillationPipeline, step: int, repeats: int = 30) -> float:
+    """Time of one of our steps over the student's own forward and backward on the same rays.
+
+    Neither has the update of the weights, which is the same for both; the median of some repeats.
+    """
+    method = pipeline.config.distillation
+    bank, student = pipeline.bank_at(step), pipeline.student
+    pipeline.train()
+
+    def ours() -> Tensor:
+        _, loss_dict, _ = pipeline.get_train_loss_dict(step)
+        return torch.stack(list(loss_dict.values())).sum()
+
+    def bare() -> Tensor:
+        return (student(rays)["premultiplied"] - pixels).square().mean()
+
+    generator = Generator(device=student.device).manual_seed(0)
+    targets = bank.rays(pipeline.active.draw_rays(method.rays_per_step, generator, bank.num_rays))
+    rays, pixels = pipeline._ray_bundle(targets, generator), targets.rgb
+    return median_seconds(ours, student, repeats) / median_seconds(bare, student, repeats)
+
+
+def median_seconds(loss: Any, student: torch.nn.Module, repeats: int) -> float:
+    """Of forward and backward."""
+    taken = []
+    for _ in range(repeats):
+        student.zero_grad()
+        start = time.perf_counter()
+        loss().backward()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return sorted(taken)[repeats // 2]
+
+
+if __name__ == "__main__":
+    tyro.cli(Arm).run()

@@ -15,6 +15,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.viewer_elements import ViewerCheckbox
 from torch import Generator, Tensor
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
@@ -90,6 +91,7 @@ class DistillationPipeline(VanillaPipeline):
         levels = config.active if teacher is not None else ActiveLearningConfig()
         capacity = max(config.distillation.parts, config.distillation.first_parts) * config.distillation.rays_per_part
         self.active = ActiveLearning(levels, capacity, device)
+        self._add_switches(levels)
         if teacher is not None:
             self._hand_over(teacher)
         else:
@@ -99,6 +101,16 @@ class DistillationPipeline(VanillaPipeline):
                     "with --teacher-checkpoint, or the place of the photographs with --data."
                 )
             CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
+
+    def _add_switches(self, levels: ActiveLearningConfig) -> None:
+        """A check box for each level of active learning, in the viewer."""
+
+        def switch(level: str) -> ViewerCheckbox:
+            return ViewerCheckbox(
+                f"hard {level}", getattr(levels, level), cb_hook=lambda box: setattr(levels, level, box.value)
+            )
+
+        self.hard_poses, self.hard_rays, self.hard_points = map(switch, ("poses", "rays", "points"))
 
     @property
     def student(self) -> StudentModel:
@@ -366,8 +378,13 @@ class DistillationPipeline(VanillaPipeline):
             )
             self._model = wrapped
 
+    @property
+    def teacher_seconds(self) -> float:
+        """What asking the teacher has taken so far."""
+        return 0.0 if self._teacher is None else self._teacher.seconds
+
     def _report_time(self, step: int) -> None:
         del step
         if self._teacher is not None:
-            total, teacher = time.perf_counter() - self._started, self._teacher.seconds
+            total, teacher = time.perf_counter() - self._started, self.teacher_seconds
             CONSOLE.print(f"The teacher took {teacher:.0f} s of {total:.0f} s ({teacher / total:.0%}).")

@@ -1,18 +1,21 @@
 """Active learning: a known pattern of errors gives the known priorities; what is saved comes back; off is off."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import Run, distil_config
+from conftest import Run, distil_config, quiet
 from nerfstudio.utils.eval_utils import eval_setup
 from test_conversion import start, stop_after, weights_of
 from torch import Generator
 
+from pvd_nerfstudio.demo import small_nerfacto
 from pvd_nerfstudio.distillation.active import points
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig, PartNotes
 from pvd_nerfstudio.distillation.active.poses import HardPoses, perturbed
 from pvd_nerfstudio.distillation.active.rays import HardRayPool, RayErrors
+from pvd_nerfstudio.teacher.frozen import no_lpips
 
 
 def seeded(number: int = 0) -> Generator:
@@ -66,10 +69,10 @@ def test_errors_of_zero_and_no_errors_at_all_still_give_rays() -> None:
 def test_the_papers_pool_holds_the_worst_tenth_and_replaces_what_it_gave() -> None:
     pool = HardRayPool(size=4)
     errors = torch.arange(100.0)
-    for start in (0, 20):
+    for first in (0, 20):
         drawn = pool.draw(20, seeded(), among=100)
-        assert len(drawn) == 20 and len(pool.rays) == start // 10
-        pool.update(torch.arange(start, start + 20), errors[start : start + 20])
+        assert len(drawn) == 20 and len(pool.rays) == first // 10
+        pool.update(torch.arange(first, first + 20), errors[first : first + 20])
     assert sorted(pool.rays.tolist()) == [18, 19, 38, 39]
     drawn = pool.draw(20, seeded(), among=100)
     given = set(drawn[-2:].tolist())
@@ -199,12 +202,32 @@ def test_a_run_with_all_levels_resumes_as_if_it_had_not_stopped(rule: str, teach
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_each_level_alone_changes_the_run_and_off_is_off(level: str, teacher: Run, tmp_path: Path) -> None:
-    """Loss of the last step: with the level another one, without it the same whatever its numbers are."""
+    """A run without the level is the same whatever the level's numbers are; with it, another one."""
     options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "24")
-    options += ("--pipeline.active.pose-share", "0.9") if level == "poses" else ()
-    losses = {}
-    for name, levels in (("off", ()), ("on", (level,))):
-        trainer = start(distil_config(tmp_path, *options, *on(*levels), name=name))
+    numbers = ("--pipeline.active.pose-share", "0.9", "--pipeline.active.ray-share", "0.9")
+    runs = {"plain": (), "off": numbers, "on": (*numbers, *on(level))}
+    last: dict[str, torch.Tensor] = {}
+    for name, chosen in runs.items():
+        trainer = start(distil_config(tmp_path, *options, *chosen, name=name))
         trainer.train()
-        losses[name] = weights_of(trainer.base_dir)["_model.field.trunk.layers.0.weight"]
-    assert not torch.equal(losses["on"], losses["off"])
+        last[name] = torch.cat([weight.flatten() for weight in trainer.pipeline.student.field.parameters()])
+    assert torch.equal(last["plain"], last["off"])
+    assert not torch.equal(last["on"], last["off"])
+
+
+def test_the_example_of_the_documentation_finds_hard_pixels(scene: Path, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "active_learning.md").read_text("utf8")
+    example = text.split("```python\n")[1].split("```")[0]
+    made: dict[str, Any] = {"__name__": "example"}
+    exec(example, made)  # noqa: S102
+    config = small_nerfacto(scene, steps=40)
+    made["look_hard"](config)
+    with no_lpips():
+        torch.manual_seed(0)
+        trainer = quiet(config, tmp_path, "hard").setup(local_rank=0, world_size=1)
+        trainer.setup()
+        trainer.train()
+    rays = trainer.pipeline.datamanager.train_pixel_sampler.rays
+    assert len(rays.errors) == 12 * 40 * 40 and 4000 < rays.summary()["size"] < 15000
+    drawn = rays.draw(4000, seeded())
+    assert rays.errors[drawn[2000:]].clamp_min(0).mean() > 1.5 * rays.errors[drawn[:2000]].clamp_min(0).mean()
