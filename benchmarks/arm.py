@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -23,6 +23,7 @@ from benchmarks.timed import Timed
 from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
 from pvd_nerfstudio.parts import PartSource
 from pvd_nerfstudio.pipeline import DistillationPipeline
+from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
 
@@ -36,6 +37,11 @@ LEVELS = ("poses", "rays", "points")
 OURS = {"none": (), **{level: (level,) for level in LEVELS}, "all": LEVELS}
 """Arms that distil, and the levels of active learning that are on in them."""
 STOCK = ("vanilla-nerf", "tensorf", "nerfacto")
+SCRATCH = (
+    "--pipeline.inherit-color-head False --pipeline.distillation.first-parts 128 "
+    "--pipeline.distillation.refresh-every 24"
+)
+"""Photographs are read fast: half a million pixels at the start, and more of them than the teacher can answer."""
 
 
 class PhotographSource(PartSource):
@@ -59,21 +65,27 @@ class PhotographPipeline(DistillationPipeline):
         super()._hand_over(teacher)
         self._teacher = None
 
+    def _check_pictures(self, teacher: FrozenTeacher) -> None:
+        """Not this arm's business."""
+
     @property
     def _point_answers(self) -> None:
         return None
 
     def _source(self) -> PartSource:
-        method, active = self.config.distillation, self.active
+        method, active = self.config.distillation, self._levels
         return PhotographSource(None, self.student, self.datamanager, method, active, self._seed)
+
+
+Name = Literal["scratch", "pvd", "none", "poses", "rays", "points", "all", "vanilla-nerf", "tensorf", "nerfacto"]
 
 
 @dataclass
 class Arm:
     """Train one arm and write what was measured."""
 
-    name: str
-    """scratch, pvd, none, poses, rays, points, all, vanilla-nerf, tensorf or nerfacto."""
+    name: Name
+    """Which arm; the last three are nerfstudio's own methods."""
     teacher: Path
     """The teacher; the stock methods take its data set alone."""
     output: Path
@@ -101,16 +113,17 @@ class Arm:
             timed = Timed(config, self.seconds, list(self.times), self.pixels)
             pipeline = timed.run().pipeline
         result: dict[str, Any] = {"arm": self.name, "seed": self.seed, "curve": [asdict(one) for one in timed.curve]}
-        if self.name in OURS:
-            result |= {"teacher_share": pipeline.teacher_seconds / timed.curve[-1].seconds}
-            result |= {"step_ratio": step_ratio(pipeline, self.steps - 1)}
+        end = timed.curve[-1]
+        if self.name in OURS and self.times:  # not a pilot
+            result |= {"teacher_share": pipeline.teacher_seconds / end.seconds}
+            result |= {"step_ratio": step_ratio(pipeline, end.steps - 1)}
         self.output.write_text(json.dumps(result, indent=2), "utf8")
 
     def _distillation(self) -> TrainerConfig:
         words = ["pvd-distill", "--teacher-checkpoint", str(self.teacher), "--student", self.student]
         words += ["--max-num-iterations", str(self.steps), *shlex.split(self.options)]
         words += shlex.split(LITERAL) if self.name == "pvd" else []
-        words += ["--pipeline.inherit-color-head", "False"] if self.name == "scratch" else []
+        words += shlex.split(SCRATCH) if self.name == "scratch" else []
         for level in LEVELS:
             words += [f"--pipeline.active.{level}", str(level in OURS.get(self.name, ()))]
         words += ["--machine.seed", str(self.seed)]
@@ -120,15 +133,19 @@ class Arm:
         return config
 
     def _stock(self) -> TrainerConfig:
-        """nerfstudio's method as it is, on the teacher's data set and in its bounds."""
+        """nerfstudio's method as it is, on the teacher's data set; nerfacto and its like in the teacher's bounds."""
         config: TrainerConfig = copy.deepcopy(all_methods[self.name])  # type: ignore[assignment]
         taught: Any = find_run(self.teacher).config.pipeline  # type: ignore[attr-defined]
+        if taught.datamanager.data is not None:
+            taught.datamanager.dataparser.data = Path(taught.datamanager.data)
         config.pipeline.datamanager.dataparser = taught.datamanager.dataparser
         config.max_num_iterations = self.steps
-        model: Any = config.pipeline.model
         if self.name == "nerfacto":
-            model.implementation, model.background_color = "torch", "random"
-            model.disable_scene_contraction, model.near_plane, model.far_plane = True, 2.0, 6.0
+            model: Any = config.pipeline.model
+            space = adapter_of(taught.model).space(taught.model)
+            model.implementation, model.background_color = "torch", "white"
+            model.disable_scene_contraction = not space.contracted
+            model.near_plane, model.far_plane = space.near, space.far
         return config
 
 
@@ -153,13 +170,15 @@ def step_ratio(pipeline: DistillationPipeline, step: int, repeats: int = 30) -> 
 
     def ours() -> Tensor:
         _, loss_dict, _ = pipeline.get_train_loss_dict(step)
+        pipeline._learn_errors(step)
         return torch.stack(list(loss_dict.values())).sum()
 
     def bare() -> Tensor:
         return (student(rays)["premultiplied"] - pixels).square().mean()
 
     generator = Generator(device=student.device).manual_seed(0)
-    targets = bank.rays(pipeline.active.draw_rays(method.rays_per_step, generator, bank.num_rays))
+    assert pipeline.active is not None
+    targets = bank.rays(torch.cat(pipeline.active.draw_rays(method.rays_per_step, generator, bank.num_rays)))
     rays, pixels = pipeline._ray_bundle(targets, generator), targets.rgb
     return median_seconds(ours, student, repeats) / median_seconds(bare, student, repeats)
 

@@ -33,10 +33,10 @@ class Stock:
     """Wall time."""
     steps: int = 30000
     """Steps that its schedule is made for, as in nerfstudio; it is stopped when the seconds are over."""
-    evaluations: int = 10
-    """Moments at which it is evaluated, beside its end."""
-    pixels: int = 200
-    """Pixels of each test view: stock methods are slow on a CPU."""
+    evaluations: int = 5
+    """Moments at which it is evaluated, beside its end; on a CPU each takes minutes, which are not counted."""
+    pixels: int = 1000
+    """Pixels of each test view, as benchmarks.time_to_quality has them."""
     ours: Path | None = None
     """Folder of a run of benchmarks.time_to_quality."""
     output: Path = Path("benchmark-stock")

@@ -25,10 +25,10 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from benchmarks.arm import OURS
+from benchmarks.arm import Name
 from benchmarks.matrix import FailedError, machine, reason, steps_that_fit, student_options
 
-ARMS = ("scratch", "pvd", *OURS)
+ARMS: tuple[Name, ...] = ("scratch", "pvd", "none", "poses", "rays", "points", "all")
 AIM = 0.95
 """Share of the seconds that the steps are chosen for."""
 PILOT_STEPS = 96
@@ -48,7 +48,7 @@ class TimeToQuality:
     """Architecture of the student."""
     seconds: float = 300.0
     """Wall time of each arm."""
-    arms: tuple[str, ...] = ARMS
+    arms: tuple[Name, ...] = ARMS
     """Which arms."""
     seeds: int = 1
     """Runs of each arm, with the seeds 0, 1, …; the table shows their means and spread."""
@@ -56,7 +56,7 @@ class TimeToQuality:
     """STUDENT="OPTIONS" for `ns-train pvd-distill`, as benchmarks.matrix has them; all="OPTIONS" go to every arm."""
     evaluations: int = 15
     """Moments at which each arm is evaluated, evenly spread, beside its end."""
-    pixels: int = 2000
+    pixels: int = 1000
     """Pixels of each test view."""
     output: Path = Path("benchmark-time")
     """Folder for the results: time.md, time.json, time.png, and what the arms said."""
@@ -64,13 +64,28 @@ class TimeToQuality:
     def run(self) -> None:
         """Run what is missing; write table and plot after each arm."""
         self.output.mkdir(parents=True, exist_ok=True)
+        self._refuse_to_mix()
         for arm in self.arms:
             for seed in range(self.seeds):
                 self._run_arm(arm, seed)
                 self._write()
         Console().print((self.output / "time.md").read_text("utf8"), markup=False, soft_wrap=True)
 
-    def _run_arm(self, arm: str, seed: int) -> None:
+    def _refuse_to_mix(self) -> None:
+        """All arms of a folder have the same teacher, student, seconds, sizes and machine."""
+        settings = {
+            "teacher": str(self.teacher.absolute()),
+            "student": f"{self.student} {student_options(self.student, self.options)}",
+            "seconds": self.seconds,
+            "pixels": self.pixels,
+            "machine": machine(),
+        }
+        path = self.output / "settings.json"
+        if path.is_file() and json.loads(path.read_text("utf8")) != settings:
+            sys.exit(f"{path} says that its arms were run otherwise; choose another folder with --output.")
+        path.write_text(json.dumps(settings, indent=2), "utf8")
+
+    def _run_arm(self, arm: Name, seed: int) -> None:
         if self._file(arm, seed).is_file():
             return
         Console().rule(f"{arm}, seed {seed}")
@@ -88,8 +103,8 @@ class TimeToQuality:
                 file = self.output / f"{arm}-pilot.json"
                 self._start(arm, 0, steps, file, evaluate=False)
                 curve = json.loads(file.read_text("utf8"))["curve"]
-                if curve[-1]["steps"] < steps:
-                    ends = [curve[-1]["seconds"] * PILOT_STEPS * k / curve[-1]["steps"] for k in (1, 3)]
+                if curve[-1]["steps"] < steps:  # too slow even for this: as far as it came
+                    ends = [curve[-1]["seconds"] * PILOT_STEPS * k / max(1, curve[-1]["steps"]) for k in (1, 3)]
                     break
                 ends.append(curve[-1]["seconds"])
             path.write_text(str(steps_that_fit(AIM * self.seconds, PILOT_STEPS, *ends)), "utf8")
@@ -98,9 +113,9 @@ class TimeToQuality:
     def _start(self, arm: str, seed: int, steps: int, file: Path, evaluate: bool = True) -> None:
         moments = [self.seconds * (k + 1) / (self.evaluations + 1) for k in range(self.evaluations)] if evaluate else []
         words = [sys.executable, "-m", "benchmarks.arm", "--name", arm, "--teacher", str(self.teacher)]
-        words += ["--student", self.student, "--options", student_options(self.student, self.options)]
+        words += ["--student", self.student, f"--options={student_options(self.student, self.options)}"]
         words += ["--steps", str(steps), "--seconds", str(self.seconds), "--pixels", str(self.pixels)]
-        words += ["--seed", str(seed), "--output", str(file), "--times", *map(str, moments)]
+        words += ["--seed", str(seed), "--output", str(file), *(["--times", *map(str, moments)] if moments else [])]
         start_arm(words, self.output / f"{arm}-{seed}.log")
 
     def _file(self, arm: str, seed: int) -> Path:

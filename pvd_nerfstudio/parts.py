@@ -26,6 +26,8 @@ from pvd_nerfstudio.teacher.targets import Rendered, SharedSamples, ask, keep
 
 RAYS_OF_A_VIEW = 4
 """Fewer say too little about a view."""
+CHUNK = 1 << 16
+"""Samples that the student answers at a time."""
 
 
 @dataclass
@@ -59,33 +61,34 @@ class PartSource:
     ) -> None:
         self._teacher, self._student, self._data = teacher, student, data
         self._method, self._active, self._seed = method, active, seed
-        self._first = method.first_parts
 
     def __call__(self, number: int, slot: int, generator: Generator) -> BankPart:
         """The part of a number, for a slot of the bank."""
-        notes, attempt = self._active.notes(slot, number), None
-        rays_per_part = self._method.rays_per_part
-        if notes is None:
-            notes, new = PartNotes(number, self._hard_poses(number)), True
-        else:
-            new = False
-        if self._teacher is None:
-            part = self._read_photographs(generator)
-        elif not self._teacher.has_density:
-            part = ask_for_pixels(self._teacher, self._shared, self._data.draw_views, rays_per_part, generator)
-        else:
-            views = self._data.viewpoints(notes.poses, generator)
-            rays, rendered = ask(self._teacher, self._shared, views.rays, rays_per_part, generator)
-            attempt = self._attempt(rendered) if new and number >= self._first else None
-            chosen = self._choose(rendered, attempt, notes, generator)
-            part = keep(rays, rendered, chosen, self._shared.step_size, self._method.feature_weight > 0)
-            if attempt is not None:
-                self._offer(views, rays, attempt)
-        if new:
+        notes = self._active.notes(slot, number)
+        is_new = notes is None
+        notes = notes or PartNotes(number, self._hard_poses(number))
+        part, errors = self._ask(notes, is_new and number >= self._method.first_parts, generator)
+        if is_new:
             self._active.note(slot, notes)
-            errors = None if attempt is None else attempt.errors
-            self._active.entered(slot * rays_per_part, (slot + 1) * rays_per_part, errors)
+            size = self._method.rays_per_part
+            self._active.replace_rays(slot * size, (slot + 1) * size, errors)
         return part
+
+    def _ask(self, notes: PartNotes, try_student: bool, generator: Generator) -> tuple[BankPart, Tensor | None]:
+        """A part, and the student's errors on its rays if it was to try itself and a level wants to know."""
+        teacher, count = self._teacher, self._method.rays_per_part
+        if teacher is None:
+            return self._read_photographs(generator), None
+        if not teacher.has_density:
+            return ask_for_pixels(teacher, self._shared, self._data.draw_views, count, generator), None
+        views = self._data.viewpoints(notes.poses.to(generator.device), generator)
+        rays, rendered = ask(teacher, self._shared, views.rays, count, generator)
+        attempt = self._attempt(rendered) if try_student and self._active.config.on else None
+        chosen = self._choose(rendered, attempt, notes, generator)
+        part = keep(rays, rendered, chosen, self._shared.step_size, self._method.feature_weight > 0)
+        if attempt is not None and self._active.config.poses:
+            self._offer(views, rays, attempt)
+        return part, None if attempt is None else attempt.errors
 
     @property
     def _shared(self) -> SharedSamples:
@@ -112,22 +115,22 @@ class PartSource:
         return chosen
 
     @torch.no_grad()
-    def _attempt(self, rendered: Rendered) -> Attempt | None:
-        """The student's picture of the same samples, if a level asks for it."""
-        if not self._active.config.any:
-            return None
+    def _attempt(self, rendered: Rendered) -> Attempt:
+        """The student's picture of the same samples."""
         field, samples, count = self._student.field, rendered.samples, len(rendered.rgb)
-        log_density, feature = field.shallow(rendered.positions)
-        index = samples.ray_indices
-        weights = render_weights(to_density(log_density), samples.ends - samples.starts, index, count)
-        rgb = accumulate(weights, field.deep(feature, rendered.directions), index, count)
+        log_densities, colors = [], []
+        for positions, directions in zip(rendered.positions.split(CHUNK), rendered.directions.split(CHUNK)):
+            log_density, feature = field.shallow(positions)
+            log_densities.append(log_density)
+            colors.append(field.deep(feature, directions))
+        index, density = samples.ray_indices, to_density(torch.cat(log_densities))
+        weights = render_weights(density, samples.ends - samples.starts, index, count)
+        rgb = accumulate(weights, torch.cat(colors), index, count)
         opacity = accumulate(weights, None, index, count)
         return Attempt(weights, pixel_errors(rgb, opacity, rendered.rgb, rendered.opacity))
 
     def _offer(self, views: Viewpoints, rays: RayBundle, attempt: Attempt) -> None:
         """Tell the pool of poses how the views of a part came out."""
-        if not self._active.config.poses:
-            return
         assert rays.camera_indices is not None
         index, poses = rays.camera_indices[:, 0].cpu(), views.poses
         count = torch.bincount(index, minlength=len(poses))

@@ -15,7 +15,6 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
-from nerfstudio.viewer.viewer_elements import ViewerCheckbox
 from torch import Generator, Tensor
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
@@ -37,6 +36,7 @@ from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.offers import offers_table
 from pvd_nerfstudio.teacher.pixels import fill_grid_from_views, show
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
+from pvd_nerfstudio.viewer import LevelSwitches
 
 
 @dataclass
@@ -79,38 +79,35 @@ class DistillationPipeline(VanillaPipeline):
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = started
         self._local_rank = kwargs.get("local_rank", 0)
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        self._seed = config.seed + 100003 * rank
+        self._rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        self._seed = config.seed + 100003 * self._rank
         self._teacher = teacher
         self._bank: TargetBank | None = None
         self._is_over = False
         self._pools: dict[str, float] = {}
+        self._came_out: tuple[Tensor, Tensor] | None = None
         self.projection: FeatureProjection | None = None
+        self.active: ActiveLearning | None = None  # only training knows it
         if test_mode != "val":
             return
         levels = config.active if teacher is not None else ActiveLearningConfig()
         capacity = max(config.distillation.parts, config.distillation.first_parts) * config.distillation.rays_per_part
         self.active = ActiveLearning(levels, capacity, device)
-        self._add_switches(levels)
         if teacher is not None:
+            self.active_learning = LevelSwitches(levels)
             self._hand_over(teacher)
-        else:
-            if not self.datamanager.train_dataset.has_photographs:
-                raise InputError(
-                    "Both the teacher and the photographs are gone: there is nothing to learn from. Name a teacher "
-                    "with --teacher-checkpoint, or the place of the photographs with --data."
-                )
-            CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
-
-    def _add_switches(self, levels: ActiveLearningConfig) -> None:
-        """A check box for each level of active learning, in the viewer."""
-
-        def switch(level: str) -> ViewerCheckbox:
-            return ViewerCheckbox(
-                f"hard {level}", getattr(levels, level), cb_hook=lambda box: setattr(levels, level, box.value)
+            return
+        if not self.datamanager.train_dataset.has_photographs:
+            raise InputError(
+                "Both the teacher and the photographs are gone: there is nothing to learn from. Name a teacher "
+                "with --teacher-checkpoint, or the place of the photographs with --data."
             )
+        CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
 
-        self.hard_poses, self.hard_rays, self.hard_points = map(switch, ("poses", "rays", "points"))
+    @property
+    def _levels(self) -> ActiveLearning:
+        assert self.active is not None
+        return self.active
 
     @property
     def student(self) -> StudentModel:
@@ -133,12 +130,13 @@ class DistillationPipeline(VanillaPipeline):
             outputs = self._model(point_samples(points.positions, points.directions), color=stage.weights.color > 0)
             loss_dict |= self._point_losses(outputs, points, stage)
         if stage.uses_rays:
-            chosen = self.active.draw_rays(method.rays_per_step, generator, bank.num_rays)
+            uniform, hard = self._levels.draw_rays(method.rays_per_step, generator, bank.num_rays)
+            chosen = torch.cat([uniform, hard])
             rays = bank.rays(chosen)
             outputs = self._model(self._ray_bundle(rays, generator))
             loss_dict["pixel_loss"], errors = self._pixel_loss(outputs, rays, stage, generator)
-            self.active.learn(chosen, errors)
-            metrics["psnr_teacher"] = -10 * torch.log10(errors.mean())
+            metrics["psnr_teacher"] = -10 * torch.log10(errors[: len(uniform)].mean())
+            self._came_out = chosen, errors
         loss_dict |= self.student.field.regularization(generator)
         return outputs, loss_dict, metrics
 
@@ -210,15 +208,22 @@ class DistillationPipeline(VanillaPipeline):
             fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
         else:
             CONSOLE.print("The teacher has no field that answers at points: its pictures alone are distilled.")
+            if config.active.poses or config.active.points:
+                CONSOLE.print("Active learning of poses and points needs such a field: both are off.")
+                config.active.poses = config.active.points = False
+                self.active_learning.show()
             fill_grid_from_views(student.grid, teacher, data.draw_views)
         student.grow(0.0, teacher=self._point_answers)
         self._wrap()
-        check_pictures(teacher, self._shared_samples, data.eval_dataset, student.renderer_rgb)
+        self._check_pictures(teacher)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
             data.eval_dataset.render = self._teacher_view
         if config.inherit_color_head:
-            self._inherit_color_head(teacher)
+            student.inherit_color_head(teacher.color_head())
+
+    def _check_pictures(self, teacher: FrozenTeacher) -> None:
+        check_pictures(teacher, self._shared_samples, self.datamanager.eval_dataset, self.student.renderer_rgb)
 
     def _print_offers(self, teacher: FrozenTeacher) -> None:
         method = self.config.distillation
@@ -286,7 +291,7 @@ class DistillationPipeline(VanillaPipeline):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """nerfstudio's; active learning is in it as long as the run goes on."""
         state = super().state_dict(*args, **kwargs)
-        over = self._is_over or not self.config.active.any
+        over = self._is_over or self.active is None or not self.active.matters
         return {name: value for name, value in state.items() if not (over and name.startswith("active."))}
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -307,17 +312,6 @@ class DistillationPipeline(VanillaPipeline):
             for part in split_rays(rays.flatten(), self.student.config.eval_num_rays_per_chunk)
         ]
         return torch.cat(pixels).view(*rays.shape, 3).cpu()
-
-    def _inherit_color_head(self, teacher: FrozenTeacher) -> None:
-        weights, head = teacher.color_head(), self.student.field.color_head
-        if head is None:
-            return
-        shapes = {name: value.shape for name, value in head.state_dict().items()}
-        if weights is None or {name: value.shape for name, value in weights.items()} != shapes:
-            CONSOLE.print("The teacher's colour head does not fit the student's, which starts at random.")
-            return
-        head.load_state_dict(weights)
-        CONSOLE.print("The student starts with the teacher's colour head.")
 
     @property
     def _shared_samples(self) -> SharedSamples:
@@ -340,12 +334,12 @@ class DistillationPipeline(VanillaPipeline):
                 device=self.student.device,
             )
         if self._bank.advance(step):
-            self._pools = self.active.summary()
+            self._pools = self._levels.summary()
         return self._bank
 
     def _source(self) -> PartSource:
         """What the bank is filled from."""
-        method, active = self.config.distillation, self.active
+        method, active = self.config.distillation, self._levels
         return PartSource(self._teacher, self.student, self.datamanager, method, active, self._seed)
 
     def get_training_callbacks(
@@ -354,8 +348,16 @@ class DistillationPipeline(VanillaPipeline):
         """nerfstudio's; growth of the student before each step; at the end the teacher's share of the time."""
         optimizers = training_callback_attributes.optimizers
         grow = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], partial(self._grow, optimizers))
+        learn = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._learn_errors)
         report = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._report_time)
-        return [*super().get_training_callbacks(training_callback_attributes), grow, report]
+        return [*super().get_training_callbacks(training_callback_attributes), grow, learn, report]
+
+    def _learn_errors(self, step: int) -> None:
+        """Active learning hears of a step when it is done: an interrupted one is repeated."""
+        del step
+        if self._came_out is not None:
+            self._levels.learn(*self._came_out)
+            self._came_out = None
 
     def _grow(self, optimizers: Optimizers | None, step: int) -> None:
         """Give the student the size of this step."""
@@ -369,6 +371,14 @@ class DistillationPipeline(VanillaPipeline):
         """nerfstudio's; what is loaded may have another size."""
         super().load_pipeline(loaded_state, step)
         self._wrap()
+        if self.active is None:
+            return
+        if self._teacher is None:
+            self.active.config = ActiveLearningConfig()
+        else:
+            self.active_learning.show()
+        if self._teacher is None or self._rank > 0:  # what was saved is about the parts that the first process had
+            self.active.clear()
 
     def _wrap(self) -> None:
         """Several processes (DDP) must wrap a student that has changed its size anew."""

@@ -179,6 +179,12 @@ class PVDTrainerConfig(TrainerConfig):
         self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
         pipeline.distillation = pipeline.distillation.resolved()
+        pipeline.active.check()
+        if pipeline.active.rays and pipeline.distillation.parts == 1:
+            raise InputError(
+                "--pipeline.active.rays needs rays that stay in the bank, but it holds one part alone. Set "
+                "--pipeline.distillation.parts and --pipeline.distillation.refresh-every, or leave the level off."
+            )
         pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
         for group in self.optimizers.values():
             group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate

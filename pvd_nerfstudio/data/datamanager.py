@@ -50,7 +50,7 @@ class DistillationDataManagerConfig(VanillaDataManagerConfig):
     """Views that stand in when the data set cannot be read."""
     pseudo_view_share: float = 0.5
     """Share of the rays that come from made-up views around the scene, not from the training cameras."""
-    pseudo_views_per_part: int = 64
+    pseudo_views_per_part: int = 96
     """Made-up views in each question to the teacher."""
 
 

@@ -76,7 +76,7 @@ def pixel_loss(
 
     The colours are premultiplied with their opacity: a random background makes the opacities count.
     """
-    return norm_of(_pixel_difference(student, student_opacity, teacher, teacher_opacity, background), norm)
+    return norm_of(student - teacher + background * (teacher_opacity - student_opacity), norm)
 
 
 def pixel_errors(
@@ -85,15 +85,12 @@ def pixel_errors(
     teacher: Float[Tensor, "rays 3"],
     teacher_opacity: Float[Tensor, "rays 1"],
 ) -> Float[Tensor, "rays"]:
-    """Squared error of each pixel over white, mean over the channels."""
-    white = torch.ones_like(teacher)
-    return _pixel_difference(student, student_opacity, teacher, teacher_opacity, white).square().mean(dim=-1)
+    """Squared error of each pixel, mean over the channels and over all backgrounds in [0, 1].
 
-
-def _pixel_difference(
-    student: Tensor, student_opacity: Tensor, teacher: Tensor, teacher_opacity: Tensor, background: Tensor
-) -> Float[Tensor, "rays 3"]:
-    return student - teacher + background * (teacher_opacity - student_opacity)
+    With d the difference of the colours and o that of the opacities, the mean of (d + background o)^2.
+    """
+    color, opacity = student - teacher, teacher_opacity - student_opacity
+    return (color.square() + color * opacity + opacity.square() / 3).mean(dim=-1)
 
 
 def _opacity(log_density: Tensor, step_size: float) -> Tensor:

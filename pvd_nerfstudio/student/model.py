@@ -10,6 +10,7 @@ from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -126,6 +127,18 @@ class StudentModel(Model):
         answers = None if teacher is None else seen_from_outside
         cells = self.grid.resolution * (2 if self.config.contracted else 1)
         return grow(self.field, Moment(progress, occupied, cells, optimizer, answers))
+
+    def inherit_color_head(self, weights: dict[str, Tensor] | None) -> None:
+        """Start with a teacher's colour head, where there is one of the same shapes; the log says which."""
+        head = self.field.color_head
+        if head is None:
+            return
+        shapes = {name: value.shape for name, value in head.state_dict().items()}
+        if weights is None or {name: value.shape for name, value in weights.items()} != shapes:
+            CONSOLE.print("The teacher's colour head does not fit the student's, which starts at random.")
+            return
+        head.load_state_dict(weights)
+        CONSOLE.print("The student starts with the teacher's colour head.")
 
     @property
     def train_step_size(self) -> float:

@@ -1,15 +1,21 @@
 """The three levels together: which are on, what they know, and what is saved of them."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from pvd_nerfstudio.distillation.active import points
+from pvd_nerfstudio.distillation.active import Rule, points
 from pvd_nerfstudio.distillation.active.poses import HardPoses
-from pvd_nerfstudio.distillation.active.rays import HardRayPool, RayErrors
+from pvd_nerfstudio.distillation.active.rays import Draw, HardRayPool, RayErrors, uniform
+from pvd_nerfstudio.errors import InputError
+
+LEVELS = ("poses", "rays", "points")
+LARGEST_SHARE = 0.9
+"""The rest of a draw is uniform, whatever the levels say."""
+PAPERS_SHARE = 0.1
 
 
 @dataclass
@@ -22,25 +28,39 @@ class ActiveLearningConfig:
     """Whether the rays that the student gets worst are drawn more often."""
     points: bool = False
     """Whether points are also taken where the student alone shows something."""
-    rule: Literal["error", "papers"] = "error"
+    rule: Rule = "error"
     """error: in proportion to a running mean of the error. papers: the pools and shares of PVD-AL."""
     pose_share: float = 0.3
-    """Share of the made-up views that are hard ones."""
+    """Share of the made-up views that are hard ones; the papers' rule has a tenth."""
     ray_share: float = 0.5
-    """Share of the rays of a step that are drawn by their error; the rest is uniform. papers: a tenth, from a pool."""
+    """Share of a step's rays that is drawn by error, the rest is uniform; the papers' rule has a tenth, from a pool."""
     pose_pool: int = 100
     """Poses in the pool."""
     ray_pool: int = 65536
-    """Rays in the pool of the papers, who have 614,400."""
+    """Rays in the pool of the papers' rule (theirs: 614,400)."""
     rotation: float = 9.0
     """Degrees by which a hard pose is turned at most, about each of its axes."""
     movement: float = 0.0
     """World units by which a hard pose is moved at most, along each axis."""
 
     @property
-    def any(self) -> bool:
-        """Whether a level is on."""
-        return self.poses or self.rays or self.points
+    def on(self) -> list[str]:
+        """The levels that are on."""
+        return [level for level in LEVELS if getattr(self, level)]
+
+    def check(self) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            InputError: says which option.
+        """
+        for name in ("pose_share", "ray_share"):
+            if not 0 <= getattr(self, name) <= LARGEST_SHARE:
+                flag = f"--pipeline.active.{name.replace('_', '-')}"
+                raise InputError(f"{flag} {getattr(self, name)} is not between 0 and {LARGEST_SHARE}.")
+        for name in ("pose_pool", "ray_pool"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--pipeline.active.{name.replace('_', '-')} must be 1 or more.")
 
 
 @dataclass
@@ -55,7 +75,7 @@ class PartNotes:
 
 
 class ActiveLearning(nn.Module):
-    """What the levels know; each can be switched at any time, by its flag in `config`.
+    """What the levels know. Each can be switched at any time, by its flag in `config`.
 
     Args:
         config: which levels are on, and their numbers.
@@ -65,15 +85,25 @@ class ActiveLearning(nn.Module):
 
     def __init__(self, config: ActiveLearningConfig, capacity: int, device: torch.device | str = "cpu") -> None:
         super().__init__()
-        self.config = config
-        papers = config.rule == "papers"
-        self.poses = HardPoses(config.pose_pool, "pool" if papers else "error", config.rotation, config.movement)
-        self.rays = (
-            HardRayPool(config.ray_pool, device=device)
-            if papers
-            else RayErrors(capacity, config.ray_share, device=device)
+        self.config, self._capacity, self._device = config, capacity, device
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        config, device = self.config, self._device
+        self.poses = HardPoses(config.pose_pool, config.rule, config.rotation, config.movement)
+        self.rays: RayErrors | HardRayPool = (
+            RayErrors(self._capacity, config.ray_share, device=device)
+            if config.rule == "error"
+            else HardRayPool(config.ray_pool, PAPERS_SHARE, device)
         )
         self._notes: dict[int, PartNotes] = {}
+
+    @property
+    def matters(self) -> bool:
+        """Whether a resumed run needs the state: a level is on, or was when a part of the bank was made."""
+        made = any(len(notes.poses) or notes.points is not None for notes in self._notes.values())
+        return bool(self.config.on) or made
 
     def notes(self, slot: int, number: int) -> PartNotes | None:
         """What was noted of a part; None if it has never been asked for."""
@@ -85,16 +115,27 @@ class ActiveLearning(nn.Module):
         self._notes[slot] = notes
 
     def hard_poses(self, count: int, generator: Generator) -> Float[Tensor, "views 3 4"]:
-        """Views for a new part; none while the level is off or knows nothing."""
+        """Views for a part of `count`; none while the level is off or knows nothing."""
         if not self.config.poses:
             return torch.zeros(0, 3, 4, device=generator.device)
-        return self.poses.draw(round(self.config.pose_share * count), generator)
+        share = self.config.pose_share if self.config.rule == "error" else PAPERS_SHARE
+        return self.poses.draw(round(share * count), generator)
 
-    def draw_rays(self, count: int, generator: Generator, among: int) -> Int[Tensor, "count"]:
-        """Numbers of the rays of a step."""
+    def draw_rays(self, count: int, generator: Generator, among: int) -> Draw:
+        """Numbers of the rays of a step, uniform ones and hard ones."""
         if self.config.rays:
             return self.rays.draw(count, generator, among)
-        return torch.randint(among, (count,), generator=generator, device=generator.device)
+        drawn = uniform(count, among, generator)
+        return drawn, drawn[:0]
+
+    def learn(self, rays: Int[Tensor, "count"], errors: Float[Tensor, "count"]) -> None:
+        """Note how the rays of a step came out."""
+        if self.config.rays:
+            self.rays.update(rays, errors)
+
+    def replace_rays(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None) -> None:
+        """New rays took these places in the bank; their errors, if the student was asked."""
+        self.rays.replace(start, stop, errors if self.config.rays else None)
 
     def point_probability(
         self,
@@ -104,35 +145,22 @@ class ActiveLearning(nn.Module):
         empty_share: float,
     ) -> Float[Tensor, "samples"]:
         """With which probability a sample becomes a point; see `points.probability`."""
-        on = self.config.points
-        rule = "top" if on and self.config.rule == "papers" else "mixed"
-        return points.probability(teacher, student if on else None, ray_indices, rule, empty_share)
-
-    def learn(self, rays: Int[Tensor, "count"], errors: Float[Tensor, "count"]) -> None:
-        """Note how the rays of a step came out."""
-        if self.config.rays:
-            self.rays.update(rays, errors)
-
-    def entered(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None) -> None:
-        """New rays took these places in the bank; their errors, if the student was asked."""
-        self.rays.forget(start, stop)
-        if errors is not None and self.config.rays and isinstance(self.rays, RayErrors):
-            self.rays.update(torch.arange(start, stop, device=errors.device), errors)
+        if not self.config.points:
+            return points.probability(teacher, None, ray_indices, "error", empty_share)
+        return points.probability(teacher, student, ray_indices, self.config.rule, empty_share)
 
     def summary(self) -> dict[str, float]:
         """Size, mean age and mean error of the pools that are in use, for the writer."""
-        levels = {"hard_poses": (self.config.poses, self.poses), "hard_rays": (self.config.rays, self.rays)}
-        return {
-            f"{name}_{what}": value
-            for name, (on, level) in levels.items()
-            if on
-            for what, value in level.summary().items()
-        }
+        pools = {"poses": self.poses, "rays": self.rays}
+        used = {level: pool.summary() for level, pool in pools.items() if level in self.config.on}
+        return {f"hard_{level}_{what}": value for level, one in used.items() for what, value in one.items()}
 
-    def get_extra_state(self) -> dict[int, dict[str, Any]]:
-        """The notes on the bank's parts."""
-        return {slot: vars(notes) for slot, notes in self._notes.items()}
+    def get_extra_state(self) -> dict[str, Any]:
+        """Which levels are on, and the notes on the bank's parts."""
+        return {"on": self.config.on, "notes": {slot: vars(notes) for slot, notes in self._notes.items()}}
 
-    def set_extra_state(self, state: dict[int, dict[str, Any]]) -> None:
-        """The notes as they were saved."""
-        self._notes = {slot: PartNotes(**values) for slot, values in state.items()}
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """The same as it was saved."""
+        for level in LEVELS:
+            setattr(self.config, level, level in state["on"])
+        self._notes = {slot: PartNotes(**values) for slot, values in state["notes"].items()}

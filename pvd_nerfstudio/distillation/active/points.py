@@ -4,13 +4,11 @@ A point that carries weight in the student's picture alone is where it shows som
 teacher's weights would never lead to it.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Rule = Literal["mixed", "top"]
+from pvd_nerfstudio.distillation.active import Rule
 
 
 def probability(
@@ -26,12 +24,12 @@ def probability(
         teacher: compositing weights.
         student: the same of the student; None while it knows nothing.
         ray_indices: which ray each sample belongs to, sorted.
-        rule: mixed: in proportion to both weights together. top: alike for the weightiest 30 % of each ray (PVD-AL,
+        rule: error: in proportion to both weights together. papers: alike for the weightiest 30 % of each ray (PVD-AL,
             section 3.4.3), zero for the others.
-        empty_share: what all samples alike get of it, under the rule `mixed`: empty and hidden space.
+        empty_share: what all samples alike get of it, under the rule `error`: empty and hidden space.
     """
     weights = teacher[:, 0] if student is None else teacher[:, 0] + student[:, 0]
-    if rule == "top":
+    if rule == "papers":
         return weightiest(weights, ray_indices).float() / len(weights)
     weights = weights.clamp_min(1e-8)
     return (1 - empty_share) * weights / weights.sum() + empty_share / len(weights)
@@ -43,14 +41,14 @@ def weightiest(
     """The samples of largest weight: this share of each ray, rounded up.
 
     Args:
-        weights: of samples, 0 or above and at most 2.
+        weights: of the samples.
         ray_indices: which ray each belongs to, sorted.
         share: in (0, 1].
     """
     by_weight = torch.argsort(weights, descending=True, stable=True)
     order = by_weight[torch.argsort(ray_indices[by_weight], stable=True)]
     count = torch.bincount(ray_indices)
-    rank = torch.empty_like(order)
     first = count.cumsum(0) - count
+    rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - first[ray_indices]
     return rank < (share * count).ceil()[ray_indices]

@@ -1,22 +1,22 @@
 """Hard views: the poses whose pictures come out worst are visited again, from slightly elsewhere."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-Rule = Literal["error", "pool"]
+from pvd_nerfstudio.distillation.active import Rule, summary
 
 
 class HardPoses(nn.Module):
-    """A pool of the poses that went worst.
+    """A pool of the poses that went worst. It lives on the CPU.
 
-    Two rules. `error`: the pool holds the worst of all that were offered; a member's error fades with each offer, so
-    that it leaves unless it is found bad again; poses are drawn in proportion to their error. `pool`, the papers'
-    (PVD-AL, section 3.4.1): the worst tenth of each offer takes the place of the oldest members; nothing is drawn
-    before the pool is full; then all members are alike.
+    `error`: the pool holds the worst of all that were offered; a member's error fades with each offer, so that it
+    leaves unless it is found bad again; poses are drawn in proportion to their error. `papers` (PVD-AL, section 3.4.1):
+    the worst tenth of each offer takes the place of the oldest members; nothing is drawn before the pool is full; then
+    all members are alike.
 
     Args:
         size: of the pool.
@@ -28,7 +28,7 @@ class HardPoses(nn.Module):
     fading = 0.9
     """What a member's error is multiplied with at each offer."""
     hard_share = 0.1
-    """Share of an offer that enters under the rule `pool`."""
+    """Share of an offer that enters under the papers' rule."""
 
     def __init__(self, size: int = 100, rule: Rule = "error", degrees: float = 9.0, shift: float = 0.0) -> None:
         super().__init__()
@@ -42,25 +42,28 @@ class HardPoses(nn.Module):
 
         Args:
             poses: camera to world.
-            errors: of their pictures, mean of squares; a larger PSNR is a smaller error.
+            errors: of their pictures, mean of squares: the smaller the PSNR, the larger.
         """
-        poses, errors = poses.detach().cpu(), errors.detach().cpu()
-        ages = self.ages + 1
+        if not len(errors):
+            return
+        poses, errors, ages = poses.detach().cpu(), errors.detach().cpu(), self.ages + 1
         if self.rule == "error":
-            keep = torch.cat([errors, self.errors * self.fading]).topk(min(self.size, len(errors) + len(ages)))
-            self.errors, order = keep.values, keep.indices
+            held = self.errors * self.fading
         else:
+            held = self.errors
             worst = errors.topk(max(1, round(self.hard_share * len(errors)))).indices
             poses, errors = poses[worst], errors[worst]
-            order = torch.arange(min(self.size, len(errors) + len(ages)))
-            self.errors = torch.cat([errors, self.errors])[order]
-        self.poses = torch.cat([poses, self.poses])[order]
-        self.ages = torch.cat([torch.zeros(len(poses)), ages])[order]
+        together = torch.cat([errors, held])
+        size = min(self.size, len(together))
+        kept = together.topk(size).indices if self.rule == "error" else torch.arange(size)
+        self.errors = together[kept]
+        self.poses = torch.cat([poses, self.poses])[kept]
+        self.ages = torch.cat([torch.zeros(len(poses)), ages])[kept]
 
     def draw(self, count: int, generator: Generator) -> Float[Tensor, "drawn 3 4"]:
-        """`count` perturbed members, or none as long as there is nothing to draw from. On the generator's device."""
+        """`count` perturbed members, or none as long as there is nothing to draw from; on the generator's device."""
         device = generator.device
-        if not len(self.poses) or (self.rule == "pool" and len(self.poses) < self.size):
+        if not len(self.poses) or (self.rule == "papers" and len(self.poses) < self.size):
             return torch.zeros(0, 3, 4, device=device)
         weights = self.errors.clamp_min(1e-12) if self.rule == "error" else torch.ones_like(self.errors)
         chosen = torch.multinomial(weights.to(device), count, replacement=True, generator=generator)
@@ -68,7 +71,7 @@ class HardPoses(nn.Module):
 
     def summary(self) -> dict[str, float]:
         """Size of the pool, mean age of its members in offers, their mean error."""
-        return _summary(self.errors, self.ages)
+        return summary(self.errors, self.ages)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The pool."""
@@ -95,9 +98,3 @@ def _rotation(angle: Float[Tensor, "views"], axis: int) -> Float[Tensor, "views 
     matrix[:, a, a] = matrix[:, b, b] = angle.cos()
     matrix[:, a, b], matrix[:, b, a] = -angle.sin(), angle.sin()
     return matrix
-
-
-def _summary(errors: Tensor, ages: Tensor) -> dict[str, float]:
-    if not len(errors):
-        return {"size": 0.0, "age": 0.0, "error": 0.0}
-    return {"size": float(len(errors)), "age": float(ages.mean()), "error": float(errors.mean())}

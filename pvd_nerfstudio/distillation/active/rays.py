@@ -1,6 +1,7 @@
 """Hard rays: what is drawn most is what came out worst.
 
-Both classes know rays by their numbers in [0, capacity) alone: places in a bank, or pixels of a data set.
+Both classes know rays by their numbers in [0, capacity) alone: places in a bank, or pixels of a data set. A draw has
+two parts, a uniform one and a hard one; its errors are handed back with `update`.
 """
 
 from typing import Any
@@ -9,13 +10,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from pvd_nerfstudio.distillation.active import summary
+
 UNKNOWN = -1.0
+
+Draw = tuple[Int[Tensor, "uniform"], Int[Tensor, "hard"]]
 
 
 class RayErrors(nn.Module):
-    """A running mean of each ray's error; a share of each draw is in proportion to it, the rest uniform.
+    """The rule `error`: a running mean of each ray's error; a share of each draw is in proportion to it.
 
-    A ray of unknown error counts as an average one. (Prioritised replay; the papers' rule is `HardRayPool`.)
+    A ray of unknown error counts as an average one.
 
     Args:
         capacity: how many rays there are.
@@ -37,7 +42,7 @@ class RayErrors(nn.Module):
         self.register_buffer("measured", torch.zeros(capacity, dtype=torch.int32, device=device))
         self.register_buffer("clock", torch.zeros((), dtype=torch.int32, device=device))
 
-    def draw(self, count: int, generator: Generator, among: int | None = None) -> Int[Tensor, "count"]:
+    def draw(self, count: int, generator: Generator, among: int | None = None) -> Draw:
         """Numbers of rays, with replacement.
 
         Args:
@@ -45,15 +50,13 @@ class RayErrors(nn.Module):
             generator: of all randomness.
             among: only rays below this number; left out: all.
         """
-        errors = self.errors[:among]
-        hard = round(self.share * count)
-        uniform = torch.randint(len(errors), (count - hard,), generator=generator, device=errors.device)
+        errors, hard = self.errors[:among], round(self.share * count)
         known = errors >= 0
         mean = errors.clamp_min(0).sum() / known.sum().clamp_min(1)
         up_to = torch.where(known, errors, mean).clamp_min(1e-12).cumsum(0, dtype=torch.float64)
         where = torch.rand(hard, generator=generator, device=errors.device, dtype=torch.float64) * up_to[-1]
         chosen = torch.searchsorted(up_to, where, right=True).clamp_max(len(errors) - 1)
-        return torch.cat([uniform, chosen])
+        return uniform(count - hard, len(errors), generator), chosen
 
     def update(self, rays: Int[Tensor, "count"], errors: Float[Tensor, "count"]) -> None:
         """Note the errors, 0 or above, of rays that were drawn; of a ray drawn twice the larger one counts."""
@@ -64,22 +67,20 @@ class RayErrors(nn.Module):
         self.clock += 1
         self.measured[rays] = self.clock
 
-    def forget(self, start: int, stop: int) -> None:
-        """The rays of these numbers were replaced by others."""
+    def replace(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None = None) -> None:
+        """The rays of these numbers made room for others; of these the errors, if they are known."""
         self.errors[start:stop] = UNKNOWN
+        if errors is not None:
+            self.update(torch.arange(start, stop, device=errors.device), errors)
 
     def summary(self) -> dict[str, float]:
         """How many rays have a known error, how many updates ago it was measured, and what it is; means."""
         known = self.errors >= 0
-        count = int(known.sum())
-        if not count:
-            return {"size": 0.0, "age": 0.0, "error": 0.0}
-        age = float(self.clock - self.measured[known].double().mean())
-        return {"size": float(count), "age": age, "error": float(self.errors[known].mean())}
+        return summary(self.errors[known], self.clock - self.measured[known])
 
 
 class HardRayPool(nn.Module):
-    """The papers' rule (PVD-AL, section 3.4.2): the worst tenth of each draw goes into a pool.
+    """The rule `papers` (PVD-AL, section 3.4.2): the worst tenth of each draw goes into a pool.
 
     Once it is full, a tenth of each draw comes from it, and the newly worst take the place of those.
 
@@ -95,42 +96,35 @@ class HardRayPool(nn.Module):
         self.rays = torch.zeros(0, dtype=torch.long, device=device)
         self.errors = torch.zeros(0, device=device)
         self.ages = torch.zeros(0, device=device)
-        self._drawn = self.rays
+        self._given = self.rays
 
-    def draw(self, count: int, generator: Generator, among: int) -> Int[Tensor, "count"]:
-        """Numbers of rays below `among`; uniform ones first, then those of the pool."""
-        hard = round(self.share * count) if len(self.rays) == self.size else 0
-        device = self.rays.device
-        self._drawn = torch.randperm(len(self.rays), generator=generator, device=device)[:hard]
-        uniform = torch.randint(among, (count - len(self._drawn),), generator=generator, device=device)
-        return torch.cat([uniform, self.rays[self._drawn]])
+    def draw(self, count: int, generator: Generator, among: int) -> Draw:
+        """Numbers of rays below `among`."""
+        hard, device = round(self.share * count), self.rays.device
+        self._given = self.rays.new_zeros(0)
+        if len(self.rays) == self.size:
+            self._given = torch.randperm(self.size, generator=generator, device=device)[:hard]
+        return uniform(count - len(self._given), among, generator), self.rays[self._given]
 
     def update(self, rays: Int[Tensor, "count"], errors: Float[Tensor, "count"]) -> None:
         """Take in the worst of what was drawn last."""
         worst = errors.detach().topk(max(1, round(self.share * len(errors))))
-        values = rays[worst.indices], worst.values, torch.zeros_like(worst.values)
-        self.ages += 1
+        new = rays[worst.indices], worst.values, torch.zeros_like(worst.values)
         held = torch.ones_like(self.rays, dtype=torch.bool)
-        held[self._drawn] = False
-        pool = self.rays[held], self.errors[held], self.ages[held]
-        merged = [torch.cat([new, old])[: self.size] for new, old in zip(values, pool)]
-        self.rays, self.errors, self.ages = merged
-        self._drawn = self._drawn[:0]
+        held[self._given] = False
+        old = self.rays[held], self.errors[held], self.ages[held] + 1
+        self.rays, self.errors, self.ages = (torch.cat(pair)[: self.size] for pair in zip(new, old))
+        self._given = self._given[:0]
 
-    def forget(self, start: int, stop: int) -> None:
-        """The rays of these numbers were replaced by others: they leave the pool."""
+    def replace(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None = None) -> None:
+        """The rays of these numbers made room for others, and leave the pool; the new ones enter when drawn."""
+        del errors
         held = (self.rays < start) | (self.rays >= stop)
         self.rays, self.errors, self.ages = self.rays[held], self.errors[held], self.ages[held]
 
     def summary(self) -> dict[str, float]:
         """Size of the pool, mean age of its members in updates, their mean error when they entered."""
-        if not len(self.rays):
-            return {"size": 0.0, "age": 0.0, "error": 0.0}
-        return {
-            "size": float(len(self.rays)),
-            "age": float(self.ages.mean()),
-            "error": float(self.errors.mean()),
-        }
+        return summary(self.errors, self.ages)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The pool."""
@@ -140,3 +134,10 @@ class HardRayPool(nn.Module):
         """The pool as it was saved."""
         device = self.rays.device
         self.rays, self.errors, self.ages = (state[name].to(device) for name in ("rays", "errors", "ages"))
+
+
+def uniform(count: int, among: int, generator: Generator) -> Int[Tensor, "count"]:
+    """Numbers below `among`, with replacement; each once where as many are wanted as there are."""
+    if count == among:
+        return torch.arange(among, device=generator.device)
+    return torch.randint(among, (count,), generator=generator, device=generator.device)
