@@ -178,7 +178,7 @@ class PVDTrainerConfig(TrainerConfig):
         self._check_student(model)
         self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
-        pipeline.distillation = pipeline.distillation.resolved()
+        pipeline.distillation = pipeline.distillation.resolved(model.chosen.preferred)
         pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
         for group in self.optimizers.values():
             group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate

@@ -42,6 +42,11 @@ class FieldConfig(InstantiateConfig):
         return 20000
 
     @property
+    def preferred(self) -> dict[str, Any]:
+        """Numbers of the method that suit it better than the preset's, by their names in DistillationConfig."""
+        return {}
+
+    @property
     def composed_of(self) -> tuple[str, ...]:
         """Names of the students that this one is composed of."""
         return ()
