@@ -33,8 +33,8 @@ class FieldConfig(InstantiateConfig):
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate that suits these sizes."""
-        return 1e-2
+        """The learning rate that suits these sizes; tables and factors of all kinds measured best with this one."""
+        return 2e-2
 
     @property
     def iterations(self) -> int:

@@ -60,10 +60,6 @@ class SparseFieldConfig(FieldConfig):
     composition."""
 
     @property
-    def learning_rate(self) -> float:
-        return 2e-2
-
-    @property
     def preferred(self) -> dict[str, Any]:
         """Twice the batch: a step's time is the update of the table, whatever the number of rays."""
         return {"rays_per_step": 2048, "points_per_step": 16384, "refresh_every": 32}
