@@ -87,6 +87,17 @@ class OccupancyGrid(nn.Module):
         self.occupied.copy_(cells)
         self.bounds.copy_(self._occupied_bounds())
 
+    def restrict(self, holds: Callable[[Float[Tensor, "points 3"]], Bool[Tensor, "points"]]) -> None:
+        """Drop the cells in none of whose eight octants, at their middles, there is anything."""
+        cells = self.occupied.nonzero()
+        octants = torch.cartesian_prod(*[torch.tensor([0.25, 0.75], device=cells.device)] * 3)
+        unit = (cells[:, None] + octants) / self.resolution
+        positions = self.aabb[0] + unit * (self.aabb[1] - self.aabb[0])
+        kept = cells[holds(positions.flatten(0, 1)).view(-1, 8).any(dim=1)]
+        occupied = torch.zeros_like(self.occupied)
+        occupied[tuple(kept.T)] = True
+        self.occupy(occupied)
+
     def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
         """Whether each position lies in an occupied cell; outside the box never."""
         unit = (positions - self.aabb[0]) * (self.resolution / (self.aabb[1] - self.aabb[0]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
@@ -81,6 +81,10 @@ class FieldAdapter:
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
         """Density at world positions, or about `extent` around them where the family has no density at a point."""
         return self.field.get_density(self.around(positions, torch.ones_like(positions), extent))[0]
+
+    def holds(self, positions: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
+        """Whether the model has anything at these positions, as far as it knows without looking at its field."""
+        return torch.ones_like(positions[:, 0], dtype=torch.bool)
 
     def around(
         self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
@@ -188,7 +192,7 @@ class TensoRFAdapter(FieldAdapter):
 
 
 class StudentAdapter(FieldAdapter):
-    """A student of an earlier distillation."""
+    """A student of an earlier distillation. It has learned nothing outside its grid, and shows nothing there."""
 
     @staticmethod
     def space(config: Any) -> Space:
@@ -203,9 +207,22 @@ class StudentAdapter(FieldAdapter):
     def _has_features(self) -> bool:
         return getattr(self.model.config.chosen, "feature_dim", None) is not None
 
+    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        """A point between cells, as another grid asks about, belongs to all of them."""
+        grid = self.model.grid
+        little = 1e-3 * (grid.aabb[1] - grid.aabb[0]) / grid.resolution
+        signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], device=positions.device)] * 3)
+        inside = grid.contains(positions[:, None] + signs * little).any(dim=1, keepdim=True)
+        return super().density(positions, extent) * inside
+
+    def holds(self, positions: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
+        return self.model.grid.contains(positions)
+
     def query(self, samples: RaySamples) -> Answer:
         answer = super().query(samples)
-        return answer if self._has_features else Answer(answer.log_density, answer.rgb, None)
+        outside = ~self.holds(samples.frustums.get_positions())[:, None]
+        log_density = answer.log_density.masked_fill(outside, float(log_of(torch.zeros(1))))
+        return Answer(log_density, answer.rgb, answer.feature if self._has_features else None)
 
     def color_head(self) -> dict[str, Tensor] | None:
         field: Any = self.field

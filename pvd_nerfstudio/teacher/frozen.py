@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import SceneBox
@@ -95,6 +95,10 @@ class FrozenTeacher:
         """Density at world positions; `extent` is how far around them a family that knows no points looks."""
         with self._asked():
             return self._adapter.density(positions, extent)
+
+    def holds(self, positions: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
+        """Whether there can be anything at world positions: not outside the grid of an earlier student."""
+        return self._adapter.holds(positions)
 
     def query(self, samples: RaySamples, chunk: int = 1 << 16) -> Answer:
         """Log-density, colour and feature of samples, `[samples]` in shape, of which there is at least one."""
