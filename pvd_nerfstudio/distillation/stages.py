@@ -100,8 +100,10 @@ class DistillationConfig:
         chosen = {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
         if -1 in vars(self).values():  # otherwise it is resolved already, and knows
             chosen["insists_on_features"] = max(self.feature_weight, self.feature_end) > 0
-        preferred = preferred or {} if self.preset == "bank" else {}
-        config = DistillationConfig(**{**PRESETS[self.preset], **preferred, **chosen})
+        values = dict(PRESETS[self.preset])
+        if self.preset == "bank":
+            values |= preferred or {}
+        config = DistillationConfig(**(values | chosen))
         config.check()
         return config
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 
 NEAR, FAR = 0.05, 1000.0
@@ -82,9 +83,10 @@ class FieldAdapter:
         """Density at world positions, or about `extent` around them where the family has no density at a point."""
         return self.field.get_density(self.around(positions, torch.ones_like(positions), extent))[0]
 
-    def holds(self, positions: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
-        """Whether the model has anything at these positions, as far as it knows without looking at its field."""
-        return torch.ones_like(positions[:, 0], dtype=torch.bool)
+    @property
+    def grid(self) -> OccupancyGrid | None:
+        """The grid outside which the model shows nothing, whatever its field says there; None where it has none."""
+        return None
 
     def around(
         self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
@@ -207,20 +209,15 @@ class StudentAdapter(FieldAdapter):
     def _has_features(self) -> bool:
         return getattr(self.model.config.chosen, "feature_dim", None) is not None
 
-    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
-        """A point between cells, as another grid asks about, belongs to all of them."""
-        grid = self.model.grid
-        little = 1e-3 * (grid.aabb[1] - grid.aabb[0]) / grid.resolution
-        signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], device=positions.device)] * 3)
-        inside = grid.contains(positions[:, None] + signs * little).any(dim=1, keepdim=True)
-        return super().density(positions, extent) * inside
-
-    def holds(self, positions: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
-        return self.model.grid.contains(positions)
+    @property
+    def grid(self) -> OccupancyGrid:
+        """The student's own."""
+        return self.model.grid
 
     def query(self, samples: RaySamples) -> Answer:
+        """What the field says, and the least density outside the grid."""
         answer = super().query(samples)
-        outside = ~self.holds(samples.frustums.get_positions())[:, None]
+        outside = ~self.grid.contains(samples.frustums.get_positions())[:, None]
         log_density = answer.log_density.masked_fill(outside, float(log_of(torch.zeros(1))))
         return Answer(log_density, answer.rgb, answer.feature if self._has_features else None)
 

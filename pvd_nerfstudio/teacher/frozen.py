@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import SceneBox
@@ -20,6 +20,7 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.adapters import Answer, GenericAdapter, adapter_of, point_samples
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state
@@ -96,9 +97,10 @@ class FrozenTeacher:
         with self._asked():
             return self._adapter.density(positions, extent)
 
-    def holds(self, positions: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
-        """Whether there can be anything at world positions: not outside the grid of an earlier student."""
-        return self._adapter.holds(positions)
+    @property
+    def grid(self) -> OccupancyGrid | None:
+        """The grid of an earlier student, which shows nothing outside it; None for all other teachers."""
+        return self._adapter.grid
 
     def query(self, samples: RaySamples, chunk: int = 1 << 16) -> Answer:
         """Log-density, colour and feature of samples, `[samples]` in shape, of which there is at least one."""

@@ -54,6 +54,7 @@ class LowRankFieldConfig(FeatureFieldConfig):
         return self.factors(self.density_components + self.color_components)
 
     def check(self) -> None:
+        """Also the resolutions, whose order the growth needs."""
         super().check()
         coarsest = min(self.resolution, self.start_resolution)
         if coarsest < COARSEST:

@@ -86,6 +86,7 @@ class SparseFieldConfig(FieldConfig):
         return VoxelEncoding(self)
 
     def check(self) -> None:
+        """Also the degree, and that the resolution can be halved as often as it is subdivided."""
         super().check()
         if not 0 <= self.sh_degree <= MAX_DEGREE:
             raise InputError(f"Spherical harmonics go up to degree {MAX_DEGREE} here; sh-degree is {self.sh_degree}.")
