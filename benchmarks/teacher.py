@@ -16,6 +16,7 @@ from nerfstudio.model_components.renderers import RGBRenderer
 from rich.console import Console
 from rich.progress import track
 
+from pvd_nerfstudio.pipeline import DistillationPipelineConfig
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.check import fill_grid
 from pvd_nerfstudio.teacher.checkpoint import find_run
@@ -80,9 +81,10 @@ def teacher_psnr(path: Path, pixels: int, shared: bool = True) -> tuple[float | 
 
 def default_samples(teacher: FrozenTeacher) -> SharedSamples:
     """The samples that students have by default."""
-    step_size = float((teacher.aabb[1] - teacher.aabb[0]).norm()) / 400
-    grid = OccupancyGrid(teacher.aabb, 128)
-    fill_grid(grid, teacher, step_size, threshold=0.02)
+    config = DistillationPipelineConfig()
+    step_size = config.model.step_size(teacher.aabb)
+    grid = OccupancyGrid(teacher.aabb, config.model.grid_resolution)
+    fill_grid(grid, teacher, step_size, config.occupancy_threshold)
     return SharedSamples(grid, 0.0, teacher.space.far, step_size)
 
 

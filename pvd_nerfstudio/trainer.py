@@ -178,7 +178,7 @@ class PVDTrainerConfig(TrainerConfig):
         self._check_student(model)
         self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
-        pipeline.distillation = pipeline.distillation.resolved()
+        pipeline.distillation = pipeline.distillation.resolved(model.chosen.preferred)
         pipeline.active.check()
         if pipeline.active.rays and pipeline.distillation.parts == 1:
             raise InputError(

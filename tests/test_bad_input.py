@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import Run, distil_config, quiet
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.utils import writer
 
 from pvd_nerfstudio.teacher.safe_yaml import load_config
 
@@ -139,6 +140,8 @@ def test_weights_of_another_method(copied: Run, tmp_path: Path, capsys) -> None:
 
 
 def test_an_existing_run_is_not_overwritten(student: Run, teacher: Run, capsys) -> None:
+    for logs in writer.EVENT_WRITERS:  # those of the finished run may still wait in another thread
+        logs.tb_writer.flush()
     before = {path: path.stat().st_mtime_ns for path in student.folder.rglob("*")}
     config = distil_config(student.folder.parents[2], "--teacher-checkpoint", str(teacher.folder))
     assert config.get_base_dir() == student.folder

@@ -228,6 +228,23 @@ def test_a_student_is_a_teacher_too(student: Run, tmp_path: Path) -> None:
     assert (folder / "nerfstudio_models" / "step-000000003.ckpt").is_file()
 
 
+def test_a_student_shows_nothing_outside_its_grid(student: Run, tmp_path: Path) -> None:
+    """Its field was never looked at there, and may say anything."""
+    frozen = FrozenTeacher(find_run(student.folder), "cpu")
+    model, ask = frozen.model, frozen.model.field.get_density
+    model.field.get_density = lambda samples: (torch.full_like(ask(samples)[0], 50.0), ask(samples)[1])
+    positions = torch.rand(4000, 3) * 2 - 1
+    inside = model.grid.contains(positions)
+    assert 0 < inside.sum() < 4000
+    density = frozen.density(positions, 0.01)[:, 0]
+    assert (density[inside] == 50).all() and (density == 0).sum() > 0.8 * (~inside).sum()
+    answer = frozen.query(point_samples(positions, torch.nn.functional.normalize(positions, dim=-1)))
+    assert (answer.log_density[~inside] < -10).all() and (answer.log_density[inside] > -10).any()
+    options = ("--teacher-checkpoint", str(student.folder), "--student", "hash", "--max-num-iterations", "4")
+    grid = start(distil_config(tmp_path, *options)).pipeline.student.grid
+    assert 0.9 < grid.share / model.grid.share < 1.2
+
+
 def test_paper_preset_runs_with_its_features(teacher: Run, tmp_path: Path) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--pipeline.distillation.preset", "pvd")
     trainer = start(distil_config(tmp_path, *options, "--max-num-iterations", "30"))

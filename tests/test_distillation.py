@@ -76,6 +76,13 @@ def test_what_the_user_sets_wins_over_the_preset() -> None:
     assert method.stage(0.9).weights.pixel == 3.0
 
 
+def test_what_a_student_prefers_comes_between_the_preset_and_the_user() -> None:
+    preferred = {"rays_per_step": 7, "points_per_step": 8}
+    method = DistillationConfig(points_per_step=9).resolved(preferred)
+    assert (method.rays_per_step, method.points_per_step) == (7, 9)
+    assert DistillationConfig(preset="pvd").resolved(preferred).rays_per_step == 4096
+
+
 def test_a_weight_of_zero_leaves_the_term_out() -> None:
     method = DistillationConfig(preset="pvd", pixel_weight=0.0).resolved()
     assert not method.stage(0.99).uses_rays

@@ -4,6 +4,7 @@ PVD aligns volumes from shallow to deep (PVD, section 3.3): first the features a
 points, then pixels. `pvd` is that schedule with the paper's numbers; `bank` is ours, which measured better.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,9 +68,9 @@ class DistillationConfig:
     norm: Literal["preset", "mean", "frobenius"] = "preset"
     """How a difference becomes a loss: mean of squares, or the root of their sum (the papers')."""
     points_per_step: int = -1
-    """Points that a step draws from the bank."""
+    """Points that a step draws from the bank; -1: what the student prefers, or the preset's."""
     rays_per_step: int = -1
-    """Rays that a step draws from the bank."""
+    """Rays that a step draws from the bank; -1: what the student prefers, or the preset's."""
     whole_rays: float = -1
     """Share of those rays that are sampled over their whole length, not only where the teacher shows something."""
     rays_per_part: int = -1
@@ -81,14 +82,17 @@ class DistillationConfig:
     first_parts: int = -1
     """Parts that the teacher fills before the first step."""
     refresh_every: int = -1
-    """Steps between two new parts."""
+    """Steps between two new parts; -1: what the student prefers, or the preset's."""
     empty_share: float = -1
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
     insists_on_features: tyro.conf.Suppress[bool] = False
     """Whether the feature loss was asked for by name, not by a preset."""
 
-    def resolved(self) -> "DistillationConfig":
+    def resolved(self, preferred: Mapping[str, Any] | None = None) -> "DistillationConfig":
         """The same with the preset's value wherever none was given.
+
+        Args:
+            preferred: what the student has in place of values of the preset `bank`.
 
         Raises:
             InputError: some stage has nothing to learn from.
@@ -96,7 +100,10 @@ class DistillationConfig:
         chosen = {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
         if -1 in vars(self).values():  # otherwise it is resolved already, and knows
             chosen["insists_on_features"] = max(self.feature_weight, self.feature_end) > 0
-        config = DistillationConfig(**(PRESETS[self.preset] | chosen))
+        values = dict(PRESETS[self.preset])
+        if self.preset == "bank":
+            values |= preferred or {}
+        config = DistillationConfig(**(values | chosen))
         config.check()
         return config
 

@@ -87,6 +87,17 @@ class OccupancyGrid(nn.Module):
         self.occupied.copy_(cells)
         self.bounds.copy_(self._occupied_bounds())
 
+    def restrict(self, other: "OccupancyGrid") -> None:
+        """Drop the cells that lie outside another grid, looked up at the middles of their eight octants."""
+        cells = self.occupied.nonzero()
+        octants = torch.cartesian_prod(*[torch.tensor([0.25, 0.75], device=cells.device)] * 3)
+        unit = (cells[:, None] + octants) / self.resolution
+        positions = self.aabb[0] + unit * (self.aabb[1] - self.aabb[0])
+        kept = cells[other.contains(positions).any(dim=1)]
+        occupied = torch.zeros_like(self.occupied)
+        occupied[tuple(kept.T)] = True
+        self.occupy(occupied)
+
     def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
         """Whether each position lies in an occupied cell; outside the box never."""
         unit = (positions - self.aabb[0]) * (self.resolution / (self.aabb[1] - self.aabb[0]))

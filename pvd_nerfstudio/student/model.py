@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model, ModelConfig
@@ -82,6 +83,10 @@ class StudentModelConfig(StudentSizes):
                 )
         return {name: getattr(self, name) for name in self.chosen.composed_of}
 
+    def step_size(self, aabb: Float[Tensor, "2 3"]) -> float:
+        """Length of a sample in pictures of a scene box."""
+        return self.render_step_size or float((aabb[1] - aabb[0]).norm()) / 400
+
 
 class StudentModel(Model):
     """A field and the occupancy grid that its samples come from."""
@@ -99,7 +104,7 @@ class StudentModel(Model):
         options = {"parts": config.chosen_parts} if config.chosen.composed_of else {}
         self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted, **options)
         self.grid = OccupancyGrid(aabb, config.grid_resolution)
-        self.step_size = config.render_step_size or float((aabb[1] - aabb[0]).norm()) / 400
+        self.step_size = config.step_size(aabb)
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 
 NEAR, FAR = 0.05, 1000.0
@@ -81,6 +82,11 @@ class FieldAdapter:
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
         """Density at world positions, or about `extent` around them where the family has no density at a point."""
         return self.field.get_density(self.around(positions, torch.ones_like(positions), extent))[0]
+
+    @property
+    def grid(self) -> OccupancyGrid | None:
+        """The grid outside which the model shows nothing, whatever its field says there; None where it has none."""
+        return None
 
     def around(
         self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
@@ -188,7 +194,7 @@ class TensoRFAdapter(FieldAdapter):
 
 
 class StudentAdapter(FieldAdapter):
-    """A student of an earlier distillation."""
+    """A student of an earlier distillation. It has learned nothing outside its grid, and shows nothing there."""
 
     @staticmethod
     def space(config: Any) -> Space:
@@ -203,9 +209,17 @@ class StudentAdapter(FieldAdapter):
     def _has_features(self) -> bool:
         return getattr(self.model.config.chosen, "feature_dim", None) is not None
 
+    @property
+    def grid(self) -> OccupancyGrid:
+        """The student's own."""
+        return self.model.grid
+
     def query(self, samples: RaySamples) -> Answer:
+        """What the field says, and the least density outside the grid."""
         answer = super().query(samples)
-        return answer if self._has_features else Answer(answer.log_density, answer.rgb, None)
+        outside = ~self.grid.contains(samples.frustums.get_positions())[:, None]
+        log_density = answer.log_density.masked_fill(outside, float(log_of(torch.zeros(1))))
+        return Answer(log_density, answer.rgb, answer.feature if self._has_features else None)
 
     def color_head(self) -> dict[str, Tensor] | None:
         field: Any = self.field

@@ -72,6 +72,8 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, step_size: float, thr
         InputError: there are none.
     """
     grid.fill(lambda positions: teacher.density(positions, step_size), threshold=-math.log1p(-threshold) / step_size)
+    if teacher.grid is not None:
+        grid.restrict(teacher.grid)
     if not grid.occupied.any():
         raise InputError(
             f"The teacher {teacher.run.checkpoint_path} has no density anywhere in its scene box "

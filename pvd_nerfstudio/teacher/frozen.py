@@ -20,6 +20,7 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.adapters import Answer, GenericAdapter, adapter_of, point_samples
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state
@@ -95,6 +96,11 @@ class FrozenTeacher:
         """Density at world positions; `extent` is how far around them a family that knows no points looks."""
         with self._asked():
             return self._adapter.density(positions, extent)
+
+    @property
+    def grid(self) -> OccupancyGrid | None:
+        """The grid of an earlier student, which shows nothing outside it; None for all other teachers."""
+        return self._adapter.grid
 
     def query(self, samples: RaySamples, chunk: int = 1 << 16) -> Answer:
         """Log-density, colour and feature of samples, `[samples]` in shape, of which there is at least one."""

@@ -35,6 +35,7 @@ class HashFieldConfig(FeatureFieldConfig):
     """Who computes the table: tiny-cuda-nn needs a GPU, also to open the finished run. auto: where it is installed."""
 
     def settle(self, device_type: str) -> None:
+        """`auto` becomes what this machine has."""
         if self.implementation == "auto":
             self.implementation = "tcnn" if TCNN_EXISTS and device_type == "cuda" else "torch"
 
@@ -43,6 +44,7 @@ class HashFieldConfig(FeatureFieldConfig):
         return self.num_levels * self.features_per_level << self.log2_hashmap_size
 
     def encoder(self) -> Encoding:
+        """The table. `auto` must have been settled."""
         assert self.implementation != "auto"
         return OneGatherHashEncoding(
             num_levels=self.num_levels,

@@ -22,10 +22,6 @@ class HybridFieldConfig(FeatureFieldConfig):
     """Width of the network behind them."""
 
     @property
-    def learning_rate(self) -> float:
-        return 2e-2
-
-    @property
     def composed_of(self) -> tuple[str, ...]:
         return self.parts
 

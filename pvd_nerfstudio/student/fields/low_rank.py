@@ -46,10 +46,6 @@ class LowRankFieldConfig(FeatureFieldConfig):
     """Weight of the mean absolute density factor in the loss (TensoRF, section 4): keeps empty space empty. Not in a
     composition, whose parts have no density of their own."""
 
-    @property
-    def learning_rate(self) -> float:
-        return 2e-2
-
     @abstractmethod
     def factors(self, components: int) -> "FactorEncoding":
         """A volume of vectors, with so many components in each direction."""
@@ -58,6 +54,7 @@ class LowRankFieldConfig(FeatureFieldConfig):
         return self.factors(self.density_components + self.color_components)
 
     def check(self) -> None:
+        """Also the resolutions, whose order the growth needs."""
         super().check()
         coarsest = min(self.resolution, self.start_resolution)
         if coarsest < COARSEST:
