@@ -1,18 +1,20 @@
 """What nerfstudio's viewer shows of a distillation."""
 
 from nerfstudio.viewer.viewer_elements import ViewerCheckbox
+from torch import nn
 
 from pvd_nerfstudio.distillation.active.levels import LEVELS, ActiveLearningConfig
 
 
-class LevelSwitches:
-    """A check box for each level of active learning.
+class LevelSwitches(nn.Module):
+    """A check box for each level of active learning. A module, because the viewer looks for elements in modules.
 
     Args:
         config: whose flags they switch.
     """
 
     def __init__(self, config: ActiveLearningConfig) -> None:
+        super().__init__()
         self._config = config
         self.poses, self.rays, self.points = map(self._box, LEVELS)
 
