@@ -66,6 +66,7 @@ class TimeToQuality:
         """Run what is missing; write table and plot after each arm."""
         self.output.mkdir(parents=True, exist_ok=True)
         self._refuse_to_mix()
+        self._write()
         for arm in self.arms:
             for seed in range(self.seeds):
                 self._run_arm(arm, seed)
