@@ -214,7 +214,8 @@ def plot(results: list[dict[str, Any]], path: Path, title: str) -> None:
         axes.plot(*line, marker=".", color=f"C{number}", label=result["arm"] if result["seed"] == 0 else None)
     axes.set(xlabel="seconds", ylabel="PSNR on the test views (dB)", title=title)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if results:
+        axes.legend()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
