@@ -85,7 +85,7 @@ class PartSource:
         rays, rendered = ask(teacher, self._shared, views.rays, count, generator)
         attempt = self._attempt(rendered) if try_student and self._active.config.on else None
         chosen = self._choose(rendered, attempt, notes, generator)
-        part = keep(rays, rendered, chosen, self._shared.step_size, self._method.feature_weight > 0)
+        part = keep(rays, rendered, chosen, self._shared.spacing, self._method.feature_weight > 0)
         if attempt is not None and self._active.config.poses:
             self._offer(views, rays, attempt)
         return part, None if attempt is None else attempt.errors
@@ -93,7 +93,7 @@ class PartSource:
     @property
     def _shared(self) -> SharedSamples:
         student = self._student
-        return SharedSamples(student.grid, student.near, student.far, student.step_size)
+        return SharedSamples(student.grid, student.near, student.far, student.spacing)
 
     def _hard_poses(self, number: int) -> Float[Tensor, "views 3 4"]:
         generator = seeded_generator(self._student.device, self._seed + 2, number)

@@ -162,8 +162,9 @@ class DistillationPipeline(VanillaPipeline):
         if weights.log_density:
             terms["log_density_loss"] = weights.log_density * losses.log_density_loss(*density, norm)
         if weights.opacity:
-            step_size = self.student.step_size
-            terms["opacity_loss"] = weights.opacity * losses.opacity_loss(*density, step_size, norm)
+            distance = (teacher.positions - self.student.grid.aabb.mean(dim=0)).norm(dim=-1, keepdim=True)
+            length = self.student.spacing.length(distance)
+            terms["opacity_loss"] = weights.opacity * losses.opacity_loss(*density, length, norm)
         if weights.color:
             terms["color_loss"] = weights.color * losses.color_loss(student["rgb"], teacher.rgb, teacher.weight, norm)
         return terms
@@ -187,11 +188,12 @@ class DistillationPipeline(VanillaPipeline):
         student = self.student
         share, shift = torch.rand(2, len(rays.origins), 1, generator=generator, device=generator.device)
         whole = share < self.config.distillation.whole_rays
+        start = rays.start.masked_fill(whole, 0.0).clamp_min(student.near)
         return RayBundle(
             origins=rays.origins,
             directions=rays.directions,
             pixel_area=torch.zeros_like(shift),
-            nears=rays.start.masked_fill(whole, 0.0).clamp_min(student.near) + shift * student.train_step_size,
+            nears=start + shift * student.train_spacing.length(start),
             fars=rays.end.masked_fill(whole, torch.inf).clamp_max(student.far),
         )
 
@@ -205,7 +207,7 @@ class DistillationPipeline(VanillaPipeline):
         self._align_features(teacher)
         self._print_offers(teacher)
         if teacher.has_density:
-            fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
+            fill_grid(student.grid, teacher, student.spacing, config.occupancy_threshold)
         else:
             CONSOLE.print("The teacher has no field that answers at points: its pictures alone are distilled.")
             if config.active.poses or config.active.points:
@@ -280,7 +282,7 @@ class DistillationPipeline(VanillaPipeline):
             return None
 
         def answer(positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-            return teacher.query_points(positions, directions, self.student.step_size)
+            return teacher.query_points(positions, directions, self.student.spacing.step_size)
 
         return answer
 
@@ -317,7 +319,7 @@ class DistillationPipeline(VanillaPipeline):
     def _shared_samples(self) -> SharedSamples:
         """Samples from the camera on, as in nerfstudio's evaluation."""
         student = self.student
-        return SharedSamples(student.grid, 0.0, student.far, student.step_size)
+        return SharedSamples(student.grid, 0.0, student.far, student.spacing)
 
     def bank_at(self, step: int) -> TargetBank:
         """The bank as it is at a step. It is made late: only after loading does a resumed run know its grid."""

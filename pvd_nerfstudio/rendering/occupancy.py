@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
+from pvd_nerfstudio.rendering.space import Spacing, to_unit, to_world
 
-DensityFn = Callable[[Float[Tensor, "points 3"]], Float[Tensor, "points 1"]]
+VisibleFn = Callable[[Float[Tensor, "points 3"]], Bool[Tensor, "points"]]
 
 
 @dataclass
@@ -33,19 +34,21 @@ class PackedSamples:
 
 
 class OccupancyGrid(nn.Module):
-    """One bit a cell over a box: does it hold density worth a sample?
+    """One bit a cell over the unit cube: does it hold density worth a sample?
 
     Args:
-        aabb: the box, lower and upper corner, `[2, 3]`.
+        aabb: the scene box, lower and upper corner, `[2, 3]`.
         resolution: cells along each side.
+        contracted: whether the cube is all of space, contracted, and not the scene box.
     """
 
     aabb: Tensor
     bounds: Tensor
     occupied: Tensor
 
-    def __init__(self, aabb: Float[Tensor, "2 3"], resolution: int) -> None:
+    def __init__(self, aabb: Float[Tensor, "2 3"], resolution: int, contracted: bool = False) -> None:
         super().__init__()
+        self.contracted = contracted
         self.register_buffer("aabb", aabb.clone())
         self.register_buffer("bounds", aabb.clone())
         occupied = torch.ones(resolution, resolution, resolution, dtype=torch.bool)
@@ -70,16 +73,16 @@ class OccupancyGrid(nn.Module):
         return self.occupied.float().mean().item()
 
     @torch.no_grad()
-    def fill(self, density: DensityFn, threshold: float, chunk: int = 1 << 17) -> None:
-        """Mark each cell with density above `threshold` at one of its corners.
+    def fill(self, visible: VisibleFn, chunk: int = 1 << 17) -> None:
+        """Mark each cell with something visible at one of its corners.
 
         A grid of half the resolution comes first, grown by a cell; the full one is asked only inside it.
         """
-        coarse = _corner_density(density, self.aabb, self.resolution // 2, None, chunk) > threshold
+        coarse = self._corners(visible, self.resolution // 2, None, chunk)
         near = functional.max_pool3d(_cells(coarse)[None].float(), 3, stride=1, padding=1)
         wanted = functional.interpolate(near[None], size=(self.resolution,) * 3, mode="nearest")[0, 0] > 0
         corners = functional.max_pool3d(functional.pad(wanted[None].float(), (1,) * 6), 2, stride=1)[0] > 0
-        fine = _corner_density(density, self.aabb, self.resolution, corners, chunk) > threshold
+        fine = self._corners(visible, self.resolution, corners, chunk)
         self.occupy(_cells(fine))
 
     def occupy(self, cells: Bool[Tensor, "x y z"]) -> None:
@@ -92,15 +95,15 @@ class OccupancyGrid(nn.Module):
         cells = self.occupied.nonzero()
         octants = torch.cartesian_prod(*[torch.tensor([0.25, 0.75], device=cells.device)] * 3)
         unit = (cells[:, None] + octants) / self.resolution
-        positions = self.aabb[0] + unit * (self.aabb[1] - self.aabb[0])
+        positions = to_world(unit, self.aabb, self.contracted)
         kept = cells[other.contains(positions).any(dim=1)]
         occupied = torch.zeros_like(self.occupied)
         occupied[tuple(kept.T)] = True
         self.occupy(occupied)
 
     def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
-        """Whether each position lies in an occupied cell; outside the box never."""
-        unit = (positions - self.aabb[0]) * (self.resolution / (self.aabb[1] - self.aabb[0]))
+        """Whether each position lies in an occupied cell; outside the cube never."""
+        unit = to_unit(positions, self.aabb, self.contracted) * self.resolution
         inside = ((unit >= 0) & (unit < self.resolution)).all(dim=-1)
         x, y, z = unit.clamp(0, self.resolution - 1).int().unbind(-1)
         return inside & self.occupied.view(-1)[(x * self.resolution + y) * self.resolution + z]
@@ -112,13 +115,13 @@ class OccupancyGrid(nn.Module):
         directions: Float[Tensor, "rays 3"],
         near: Float[Tensor, "rays 1"],
         far: Float[Tensor, "rays 1"],
-        step_size: float,
+        spacing: Spacing,
     ) -> PackedSamples:
-        """Intervals of `step_size`, counted from `near`, whose midpoint lies in an occupied cell and before `far`.
+        """Intervals, counted from `near`, whose midpoint lies in an occupied cell and before `far`.
 
-        nerfacc marches on CUDA where it runs; elsewhere every candidate inside the occupied box is looked up at once.
+        nerfacc marches through a box on CUDA where it runs; elsewhere every candidate is looked up at once.
         """
-        if origins.is_cuda and nerfacc_runs():
+        if origins.is_cuda and nerfacc_runs() and not self.contracted and not spacing.cone_angle:
             intervals, samples = nerfacc.traverse_grids(
                 origins,
                 directions,
@@ -126,28 +129,46 @@ class OccupancyGrid(nn.Module):
                 self.aabb.reshape(1, 6),
                 near_planes=near[:, 0],
                 far_planes=far[:, 0],
-                step_size=step_size,
+                step_size=spacing.step_size,
             )
             assert samples.ray_indices is not None
             starts = intervals.vals[intervals.is_left][:, None]
             ends = intervals.vals[intervals.is_right][:, None]
             return PackedSamples(samples.ray_indices, starts, ends)
-        enter, leave = _box_span(origins, directions, self.bounds)
-        enter, leave = torch.maximum(enter, near), torch.minimum(leave, far)
-        first = torch.floor((enter - near) / step_size)
+        enter, leave = near, far
+        if not self.contracted:
+            enter, leave = _box_span(origins, directions, self.bounds)
+            enter, leave = torch.maximum(enter, near), torch.minimum(leave, far)
+        begin = spacing.steps(near)
+        first = torch.floor(spacing.steps(torch.maximum(enter, near)) - begin)
         crossing = (leave > enter)[:, 0].nonzero()[:, 0]
         if not len(crossing):
             empty = origins.new_zeros(0, 1)
             return PackedSamples(crossing, empty, empty)
-        count = int(((leave - enter)[crossing].max() / step_size).ceil().item()) + 1
-        starts = near[crossing] + (first[crossing] + torch.arange(count, device=origins.device)) * step_size
-        middle = starts + step_size / 2
+        span = spacing.steps(leave[crossing]) - spacing.steps(enter[crossing])
+        count = int(span.max().ceil().item()) + 1
+        edges = spacing.distance(
+            (begin + first)[crossing] + torch.arange(count + 1, device=origins.device, dtype=near.dtype)
+        )
+        middle = (edges[:, :-1] + edges[:, 1:]) / 2
         keep = (middle < leave[crossing]) & self.contains(
             origins[crossing, None] + middle[..., None] * directions[crossing, None]
         )
         rays, steps = keep.nonzero(as_tuple=True)
-        starts = starts[rays, steps][:, None]
-        return PackedSamples(crossing[rays], starts, starts + step_size)
+        return PackedSamples(crossing[rays], edges[rays, steps][:, None], edges[rays, steps + 1][:, None])
+
+    def _corners(self, visible: VisibleFn, resolution: int, mask: Tensor | None, chunk: int) -> Tensor:
+        """Whether anything is visible at the corners of cells, `[resolution + 1] * 3`; not where `mask` is false."""
+        steps = torch.linspace(0, 1, resolution + 1, device=self.aabb.device)
+        corners = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)
+        out = torch.zeros(corners.shape[:3], dtype=torch.bool, device=self.aabb.device)
+        wanted = torch.ones_like(out) if mask is None else mask
+        # The outermost corners lie on the box itself, where fields that clip to it answer zero; or infinitely far away.
+        margin = 1e-3 if self.contracted else 3e-5
+        points = to_world(corners[wanted].clamp(margin, 1 - margin), self.aabb, self.contracted)
+        if len(points):
+            out[wanted] = torch.cat([visible(part) for part in points.split(chunk)])
+        return out
 
     def _occupied_bounds(self) -> Float[Tensor, "2 3"]:
         """Smallest box around the occupied cells; the whole box when there are none."""
@@ -164,22 +185,6 @@ def _box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor
     safe = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
     planes = torch.stack([(aabb[0] - origins) / safe, (aabb[1] - origins) / safe])
     return planes.amin(dim=0).amax(dim=-1, keepdim=True), planes.amax(dim=0).amin(dim=-1, keepdim=True)
-
-
-def _corner_density(density: DensityFn, aabb: Tensor, resolution: int, mask: Tensor | None, chunk: int) -> Tensor:
-    """Density at the corners of the cells, `[resolution + 1] * 3`; zero where `mask` is false."""
-    steps = [
-        torch.linspace(float(low), float(high), resolution + 1, device=aabb.device) for low, high in aabb.T.tolist()
-    ]
-    corners = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1)
-    out = corners.new_zeros(corners.shape[:3])
-    wanted = torch.ones_like(out, dtype=torch.bool) if mask is None else mask
-    points = corners[wanted]
-    # The outermost corners lie on the box itself, where fields that clip to it answer zero.
-    points = torch.maximum(torch.minimum(points, aabb[1] - 1e-4), aabb[0] + 1e-4)
-    if len(points):
-        out[wanted] = torch.cat([density(part)[:, 0] for part in points.split(chunk)])
-    return out
 
 
 def _cells(corners: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x-1 y-1 z-1"]:

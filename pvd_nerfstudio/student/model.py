@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
+from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
 from pvd_nerfstudio.student.fields.growth import Moment, grow
 from pvd_nerfstudio.student.registry import STUDENTS, StudentName
@@ -48,6 +49,8 @@ class StudentModelConfig(StudentSizes):
     """Cells of the occupancy grid along each side."""
     render_step_size: float | None = None
     """Length of a sample on a ray, in world units; left out: 1/400 of the scene box's diagonal."""
+    cone_angle: float | None = None
+    """Length of a far sample over its distance; left out: 0 in a scene box, 0.01 in contracted space."""
     train_step_factor: float = 1.6
     """How much longer samples are in training than in pictures: fewer of them, at random places."""
     near_plane: float | None = None
@@ -83,9 +86,10 @@ class StudentModelConfig(StudentSizes):
                 )
         return {name: getattr(self, name) for name in self.chosen.composed_of}
 
-    def step_size(self, aabb: Float[Tensor, "2 3"]) -> float:
-        """Length of a sample in pictures of a scene box."""
-        return self.render_step_size or float((aabb[1] - aabb[0]).norm()) / 400
+    def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
+        """How long samples are in pictures of a scene."""
+        cone_angle = (0.01 if self.contracted else 0.0) if self.cone_angle is None else self.cone_angle
+        return Spacing(self.render_step_size or float((aabb[1] - aabb[0]).norm()) / 400, cone_angle)
 
 
 class StudentModel(Model):
@@ -103,8 +107,8 @@ class StudentModel(Model):
         aabb = self.scene_box.aabb
         options = {"parts": config.chosen_parts} if config.chosen.composed_of else {}
         self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted, **options)
-        self.grid = OccupancyGrid(aabb, config.grid_resolution)
-        self.step_size = config.step_size(aabb)
+        self.grid = OccupancyGrid(aabb, config.grid_resolution, bool(config.contracted))
+        self.spacing = config.spacing(aabb)
         self.renderer_rgb = RGBRenderer(background_color=config.background_color)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -130,8 +134,7 @@ class StudentModel(Model):
             return teacher(positions, inwards)
 
         answers = None if teacher is None else seen_from_outside
-        cells = self.grid.resolution * (2 if self.config.contracted else 1)
-        return grow(self.field, Moment(progress, occupied, cells, optimizer, answers))
+        return grow(self.field, Moment(progress, occupied, self.grid.resolution, optimizer, answers))
 
     def inherit_color_head(self, weights: dict[str, Tensor] | None) -> None:
         """Start with a teacher's colour head, where there is one of the same shapes; the log says which."""
@@ -146,9 +149,9 @@ class StudentModel(Model):
         CONSOLE.print("The student starts with the teacher's colour head.")
 
     @property
-    def train_step_size(self) -> float:
-        """Length of a sample in training."""
-        return self.step_size * self.config.train_step_factor
+    def train_spacing(self) -> Spacing:
+        """How long samples are in training."""
+        return self.spacing.scaled(self.config.train_step_factor)
 
     def forward(self, ray_bundle: RayBundle | RaySamples, color: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
         """Render rays; or answer at points, given as `RaySamples`, with their colour or without.
@@ -175,8 +178,8 @@ class StudentModel(Model):
         closest = self.near if self.training else 0.0
         near = torch.full_like(rays.origins[:, :1], closest) if rays.nears is None else rays.nears
         far = torch.full_like(near, self.far) if rays.fars is None else rays.fars
-        step_size = self.train_step_size if self.training else self.step_size
-        samples = self.grid.march(rays.origins, rays.directions, near, far, step_size)
+        spacing = self.train_spacing if self.training else self.spacing
+        samples = self.grid.march(rays.origins, rays.directions, near, far, spacing)
         if not len(samples):
             return PackedSamples(torch.zeros_like(near[:1, 0], dtype=torch.long), near[:1], near[:1])
         return samples

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
@@ -65,13 +66,21 @@ def keep_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
         outputs.dataparser_scale = frame["scale"]
 
 
-def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, step_size: float, threshold: float) -> None:
+def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, threshold: float) -> None:
     """Mark the cells in which one sample of the teacher would have an opacity above `threshold`.
+
+    How long that sample is, its distance from the middle of the scene tells.
 
     Raises:
         InputError: there are none.
     """
-    grid.fill(lambda positions: teacher.density(positions, step_size), threshold=-math.log1p(-threshold) / step_size)
+    middle = grid.aabb.mean(dim=0)
+
+    def visible(positions: Tensor) -> Tensor:
+        length = spacing.length((positions - middle).norm(dim=-1))
+        return teacher.density(positions, spacing.step_size)[:, 0] * length > -math.log1p(-threshold)
+
+    grid.fill(visible)
     if teacher.grid is not None:
         grid.restrict(teacher.grid)
     if not grid.occupied.any():
@@ -161,11 +170,11 @@ def _advice(teacher: FrozenTeacher, shared: SharedSamples) -> str:
         return "What lies outside its scene box, and what its depth says nothing about, is left out."
     if teacher.space.contracted:
         return (
-            "The teacher contracts space, and what lies outside its scene box is left out for now. Inside it, try "
-            f"--pipeline.model.render-step-size {shared.step_size / 2:.4g}."
+            "The teacher contracts space: try --pipeline.model.grid-resolution 192, then "
+            f"--pipeline.model.cone-angle {shared.spacing.cone_angle / 2:.4g}."
         )
     return (
-        f"Try --pipeline.model.render-step-size {shared.step_size / 2:.4g}, then a lower "
+        f"Try --pipeline.model.render-step-size {shared.spacing.step_size / 2:.4g}, then a lower "
         "--pipeline.occupancy-threshold, then a larger --pipeline.model.grid-resolution."
     )
 

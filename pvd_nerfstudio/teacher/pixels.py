@@ -24,6 +24,7 @@ from torch.nn import functional
 from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import to_unit
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, picture_of
 from pvd_nerfstudio.teacher.targets import SharedSamples, blend
 
@@ -118,13 +119,12 @@ def fill_grid_from_views(grid: OccupancyGrid, teacher: FrozenTeacher, draw_views
     """
     generator = Generator(device=teacher.device).manual_seed(0)
     hit = torch.zeros_like(grid.occupied).view(-1)
-    low, high = grid.aabb
     for drawn in draw_views(GRID_VIEWS, generator):
         camera = copy.deepcopy(drawn)
         longer = max(int(camera.height), int(camera.width))
         if longer > GRID_SIZE:
             camera.rescale_output_resolution(GRID_SIZE / longer)
-        cells = ((look(teacher, camera).points - low) * (grid.resolution / (high - low))).long()
+        cells = (to_unit(look(teacher, camera).points, grid.aabb, grid.contracted) * grid.resolution).long()
         x, y, z = cells.clamp(0, grid.resolution - 1).unbind(-1)
         hit[(x * grid.resolution + y) * grid.resolution + z] = True
     cells = functional.max_pool3d(hit.view(1, *grid.occupied.shape).float(), 5, stride=1, padding=2)[0] > 0
@@ -180,7 +180,7 @@ def ask_for_pixels(
 def _margin(shared: SharedSamples) -> float:
     """How far from its mean depth a surface may reach: two cells or four samples."""
     cell = float((shared.grid.aabb[1] - shared.grid.aabb[0]).max()) / shared.grid.resolution
-    return max(2 * cell, 4 * shared.step_size)
+    return max(2 * cell, 4 * shared.spacing.step_size)
 
 
 def _fills_background(teacher: FrozenTeacher) -> bool:
