@@ -74,7 +74,7 @@ class PhotographPipeline(DistillationPipeline):
         return None
 
     def _source(self) -> PartSource:
-        method, active = self.config.distillation, self._levels
+        method, active = self.config.distillation, self._levels()
         return PhotographSource(None, self.student, self.datamanager, method, active, self._seed)
 
 
