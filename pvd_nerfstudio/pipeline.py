@@ -198,6 +198,9 @@ class DistillationPipeline(VanillaPipeline):
     def _hand_over(self, teacher: FrozenTeacher) -> None:
         """Check the teacher, and hand the student its occupancy grid and its colour head."""
         config, student, data = self.config, self.student, self.datamanager
+        if config.distillation.photographs and not (data.train_dataset.has_photographs and teacher.has_density):
+            lacking = "a teacher whose field can be asked" if not teacher.has_density else "the photographs, on disk"
+            raise InputError(f"--pipeline.distillation.photographs needs {lacking}. Leave it out.")
         if data.stands_in:
             keep_frame(teacher, data.train_dataparser_outputs)
         else:
