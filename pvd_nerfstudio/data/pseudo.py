@@ -1,0 +1,125 @@
+"""Made-up views, where the teacher knows its scene: around an object, in front of a scene, along a path.
+
+Which of the three suits the real cameras is seen from them. None leaves the space in which they stood by more than a
+margin.
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Generator, Tensor
+
+from pvd_nerfstudio.data.views import like, look_at
+from pvd_nerfstudio.distillation.active.poses import perturbed
+
+Kind = Literal["around", "front", "path"]
+KINDS = get_args(Kind)
+DEGREES = 9.0
+"""By which made-up cameras in front of a scene and along a path are turned at most, about each axis (PVD, 4.1)."""
+FRONT = math.cos(math.radians(60))
+"""Cosine of the angle between an optical axis and their mean; all nearer than that: a scene seen from the front."""
+SAME_DISTANCE = 0.5
+"""Cameras around an object differ less in their distance from it, as a share of the mean (5th to 95th percentile)."""
+
+
+class PseudoViews:
+    """Makes views that look like the real ones.
+
+    Args:
+        cameras: the real ones.
+        kind: how; None: what suits them.
+        margin: how far made-up cameras may leave the real ones' space, as a share of its extent.
+    """
+
+    def __init__(self, cameras: Cameras, kind: Kind | None = None, margin: float = 0.1) -> None:
+        self._cameras, self.margin = cameras, margin
+        self.kind: Kind = kind or kind_of(cameras)
+
+    def __call__(self, count: int, generator: Generator) -> Cameras:
+        """Some of them; intrinsics are the first camera's."""
+        make = {"around": around, "front": front, "path": path}[self.kind]
+        return like(self._cameras, make(self._cameras.camera_to_worlds, count, self.margin, generator))
+
+
+def kind_of(cameras: Cameras) -> Kind:
+    """Which made-up views suit the cameras.
+
+    `front`: all look the same way. `around`: they look inwards at one thing, from all alike far. `path`: anything else.
+    """
+    poses = cameras.camera_to_worlds
+    axes = -poses[:, :, 2]
+    mean = torch.nn.functional.normalize(axes.mean(dim=0), dim=0)
+    if (axes @ mean).min() > FRONT:
+        return "front"
+    towards = look_at_point(poses) - poses[:, :, 3]
+    distance = towards.norm(dim=-1)
+    inwards = (axes * towards).sum(dim=-1) / distance.clamp_min(1e-9)
+    near, far = torch.quantile(distance, torch.tensor([0.05, 0.95], device=distance.device))
+    if inwards.quantile(0.05) > math.cos(math.radians(30)) and far - near < SAME_DISTANCE * distance.mean():
+        return "around"
+    return "path"
+
+
+def around(
+    poses: Float[Tensor, "views 3 4"], count: int, margin: float, generator: Generator
+) -> Float[Tensor, "count 3 4"]:
+    """On the shell that the real cameras stand on, looking where they look (PVD, section 4.1).
+
+    Radius and elevation are uniform between the 5th and the 95th percentile of the real ones, the azimuth is uniform in
+    the real ones' range, which it leaves by the margin at most.
+    """
+    centre = look_at_point(poses)
+    offset = poses[:, :, 3] - centre
+    radius = offset.norm(dim=-1)
+    sine = (offset[:, 2] / radius).clamp(-1, 1)
+    azimuth = torch.atan2(offset[:, 1], offset[:, 0])
+    radius, sine = (_between_percentiles(value, count, generator) for value in (radius, sine))
+    angle = azimuth[torch.randint(len(azimuth), (count,), generator=generator, device=azimuth.device)]
+    angle = angle + 2 * margin * torch.randn(count, generator=generator, device=azimuth.device).clamp(-2, 2)
+    flat = (1 - sine.square()).sqrt()
+    where = torch.stack([flat * angle.cos(), flat * angle.sin(), sine], dim=-1) * radius[:, None]
+    return look_at(centre + where, centre)
+
+
+def front(
+    poses: Float[Tensor, "views 3 4"], count: int, margin: float, generator: Generator
+) -> Float[Tensor, "count 3 4"]:
+    """In the box around the real cameras, grown by the margin, turned like one of them and a little further."""
+    low, high = poses[:, :, 3].amin(dim=0), poses[:, :, 3].amax(dim=0)
+    grown = margin * (high - low)
+    share = torch.rand(count, 3, generator=generator, device=poses.device)
+    where = low - grown + share * (high - low + 2 * grown)
+    like_one = poses[torch.randint(len(poses), (count,), generator=generator, device=poses.device), :, :3]
+    return perturbed(torch.cat([like_one, where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
+
+
+def path(
+    poses: Float[Tensor, "views 3 4"], count: int, margin: float, generator: Generator
+) -> Float[Tensor, "count 3 4"]:
+    """Between each camera and the one after it, beside the way by the margin at most, as a share of the step."""
+    first = torch.randint(max(1, len(poses) - 1), (count,), generator=generator, device=poses.device)
+    one, other = poses[first], poses[(first + 1) % len(poses)]
+    share = torch.rand(count, 1, generator=generator, device=poses.device)
+    step = other[:, :, 3] - one[:, :, 3]
+    aside = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, device=poses.device), dim=-1)
+    where = one[:, :, 3] + share * step + margin * share * (1 - share) * 4 * step.norm(dim=-1, keepdim=True) * aside
+    nearer = torch.where(share[:, :, None] < 0.5, one[:, :, :3], other[:, :, :3])  # noqa: PLR2004
+    return perturbed(torch.cat([nearer, where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
+
+
+def look_at_point(poses: Float[Tensor, "views 3 4"]) -> Float[Tensor, "3"]:
+    """The point closest to all optical axes, in the least-squares sense."""
+    origins, axes = poses[:, :, 3], -poses[:, :, 2]
+    projectors = torch.eye(3, device=axes.device) - axes[:, :, None] * axes[:, None, :]
+    # A faint pull to the middle of the cameras keeps parallel axes solvable.
+    matrix = projectors.mean(dim=0) + 1e-4 * torch.eye(3, device=axes.device)
+    right = (projectors @ origins[:, :, None]).mean(dim=0)[:, 0] + 1e-4 * origins.mean(dim=0)
+    return torch.linalg.solve(matrix, right)
+
+
+def _between_percentiles(values: Tensor, count: int, generator: Generator) -> Tensor:
+    low, high = torch.quantile(values, torch.tensor([0.05, 0.95], device=values.device))
+    return low + (high - low) * torch.rand(count, generator=generator, device=values.device)
