@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.data import views
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
+from pvd_nerfstudio.data.pseudo import WORDS, PseudoViews
 from pvd_nerfstudio.errors import InputError
 
 
@@ -48,6 +49,10 @@ class DistillationDataManagerConfig(VanillaDataManagerConfig):
     """The data set; left out: the teacher's."""
     orbit: OrbitDataParserConfig = field(default_factory=OrbitDataParserConfig)
     """Views that stand in when the data set cannot be read."""
+    pseudo_views: Literal["auto", "around", "front", "path"] = "auto"
+    """Made-up views: around an object, in front of a scene, along the cameras' path; auto: what suits the cameras."""
+    pseudo_view_margin: float = 0.1
+    """How far they may leave the space in which the cameras stood, as a share of its extent."""
     pseudo_view_share: float = 0.5
     """Share of the rays that come from made-up views around the scene, not from the training cameras."""
     pseudo_views_per_part: int = 96
@@ -117,6 +122,13 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.train_pixel_sampler = PixelSampler(
             self.config.pixel_sampler, num_rays_per_batch=self.config.train_num_rays_per_batch
         )
+        chosen = None if self.config.pseudo_views == "auto" else self.config.pseudo_views
+        self._pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin)
+        if self.test_mode == "val":
+            CONSOLE.print(
+                f"Made-up views: {WORDS[self._pseudo_views.kind]} (--pipeline.datamanager.pseudo-views), "
+                f"{self.config.pseudo_view_margin:.0%} beyond the cameras' space at most."
+            )
         self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
         if not self.train_dataset.has_photographs:
             # The viewer pins a picture to each training camera: a grey one.
@@ -136,7 +148,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             generator: of the made-up ones.
         """
         share, count = self.config.pseudo_view_share, self.config.pseudo_views_per_part
-        pseudo = views.around(self.train_cameras, count, generator)
+        pseudo = self._pseudo_views(count, generator)
         poses = torch.cat([hard, pseudo.camera_to_worlds[len(hard) :]])
         return views.Viewpoints([(views.like(pseudo, poses), share), (self.train_cameras, 1 - share)])
 
@@ -145,7 +157,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         device = generator.device
         made_up = torch.rand(count, generator=generator, device=device) < self.config.pseudo_view_share
         chosen = torch.randint(len(self.train_cameras), (count,), generator=generator, device=device)
-        pseudo = views.around(self.train_cameras, count, generator)
+        pseudo = self._pseudo_views(count, generator)
         pairs = zip(made_up.tolist(), chosen.tolist())
         return [
             pseudo[i : i + 1] if invented else self.train_cameras[real : real + 1]

@@ -17,6 +17,7 @@ from pvd_nerfstudio.distillation.active.poses import perturbed
 
 Kind = Literal["around", "front", "path"]
 KINDS = get_args(Kind)
+WORDS: dict[Kind, str] = {"around": "around the scene", "front": "in front of it", "path": "along the cameras' path"}
 DEGREES = 9.0
 """By which made-up cameras in front of a scene and along a path are turned at most, about each axis (PVD, 4.1)."""
 FRONT = math.cos(math.radians(60))
