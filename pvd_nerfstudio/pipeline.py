@@ -4,6 +4,7 @@ The whole method in one page; its parts are in `distillation/`.
 """
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,13 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 from torch import Generator, Tensor
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
+from pvd_nerfstudio.comparison import Comparison
 from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
-from pvd_nerfstudio.data.views import split_rays
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
 from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBank, seeded_generator
@@ -34,9 +36,12 @@ from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid,
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.offers import offers_table
-from pvd_nerfstudio.teacher.pixels import fill_grid_from_views, show
-from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
-from pvd_nerfstudio.viewer import LevelSwitches
+from pvd_nerfstudio.teacher.pixels import fill_grid_from_views
+from pvd_nerfstudio.teacher.targets import SharedSamples
+from pvd_nerfstudio.viewer import TITLE, Panel
+
+PANEL_EVERY = 10
+"""Steps between two changes of what the viewer's panel says."""
 
 
 @dataclass
@@ -85,16 +90,19 @@ class DistillationPipeline(VanillaPipeline):
         self._bank: TargetBank | None = None
         self._is_over = False
         self._pools: dict[str, float] = {}
+        self._errors: deque[Tensor] = deque(maxlen=100)
         self._came_out: tuple[Tensor, Tensor] | None = None
         self.projection: FeatureProjection | None = None
+        self.comparison: Comparison | None = None
         self.active: ActiveLearning | None = None  # only training knows it
         if test_mode != "val":
+            self._add_panel(None)
             return
         levels = config.active if teacher is not None else ActiveLearningConfig()
         capacity = max(config.distillation.parts, config.distillation.first_parts) * config.distillation.rays_per_part
         self.active = ActiveLearning(levels, capacity, device)
         if teacher is not None:
-            self.active_learning = LevelSwitches(levels)
+            self._add_panel(levels)
             self._hand_over(teacher)
             return
         if not self.datamanager.train_dataset.has_photographs:
@@ -103,6 +111,50 @@ class DistillationPipeline(VanillaPipeline):
                 "with --teacher-checkpoint, or the place of the photographs with --data."
             )
         CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
+
+    def _add_panel(self, levels: ActiveLearningConfig | None) -> None:
+        """The viewer's panel, under the name that it is to show."""
+        cameras, teacher = self.datamanager.train_dataset.cameras, self.config.teacher
+        panel = Panel(self.student, lambda: self.comparison, self.load_teacher, cameras, teacher, levels)
+        setattr(self, TITLE, panel)
+
+    @property
+    def _panel(self) -> Panel:
+        return getattr(self, TITLE)
+
+    def load_teacher(self, place: Path) -> None:
+        """Have a teacher beside a student that is no longer trained.
+
+        Args:
+            place: its run.
+
+        Raises:
+            InputError: it cannot be loaded, or shows another scene.
+        """
+        data = self.datamanager
+        dataset = data.config.data or data.config.dataparser.data
+        teacher = FrozenTeacher(find_run(place), self.device, dataset)
+        if not data.stands_in:
+            check_frame(teacher, data.train_dataparser_outputs)
+        self._compare_with(teacher)
+        self._panel.show({})
+
+    def _compare_with(self, teacher: FrozenTeacher) -> None:
+        """Show the teacher's pictures beside the student's, in the viewer and in evaluation."""
+        comparison, data = Comparison(teacher, self.student), self.datamanager
+        self.comparison = comparison
+        data.eval_dataloader.picture = data.fixed_indices_eval_dataloader.picture = comparison.picture
+        self.student.beside = lambda camera, rgb: comparison.outputs(camera, rgb, self._panel.wanted())
+
+    def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """nerfstudio's, for `ns-eval`: against the teacher too, where it still is."""
+        teacher = self.config.teacher
+        if self.comparison is None and self.active is None and teacher is not None and teacher.exists():
+            try:
+                self.load_teacher(teacher)
+            except InputError as error:
+                CONSOLE.print(f"[yellow]Evaluation without the teacher: {escape(str(error))}")
+        return super().get_average_eval_image_metrics(*args, **kwargs)
 
     @property
     def _levels(self) -> ActiveLearning:
@@ -135,7 +187,8 @@ class DistillationPipeline(VanillaPipeline):
             rays = bank.rays(chosen)
             outputs = self._model(self._ray_bundle(rays, generator))
             loss_dict["pixel_loss"], errors = self._pixel_loss(outputs, rays, stage, generator)
-            metrics["psnr_teacher"] = -10 * torch.log10(errors[: len(uniform)].mean())
+            self._errors.append(errors[: len(uniform)].mean())
+            metrics["psnr_teacher"] = -10 * torch.log10(self._errors[-1])
             self._came_out = chosen, errors
         loss_dict |= self.student.field.regularization(generator)
         return outputs, loss_dict, metrics
@@ -211,14 +264,16 @@ class DistillationPipeline(VanillaPipeline):
             if config.active.poses or config.active.points:
                 CONSOLE.print("Active learning of poses and points needs such a field: both are off.")
                 config.active.poses = config.active.points = False
-                self.active_learning.show()
+                self._panel.show_levels()
             fill_grid_from_views(student.grid, teacher, data.draw_views)
         student.grow(0.0, teacher=self._point_answers)
         self._wrap()
         self._check_pictures(teacher)
+        self._compare_with(teacher)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
-            data.eval_dataset.render = self._teacher_view
+            cameras, compare = data.eval_dataset.cameras, self.comparison
+            data.eval_dataset.render = lambda view: compare.picture(cameras[view : view + 1]).cpu()
         if config.inherit_color_head:
             student.inherit_color_head(teacher.color_head())
 
@@ -299,20 +354,6 @@ class DistillationPipeline(VanillaPipeline):
         groups = super().get_param_groups()
         return groups if self.projection is None else groups | {"projection": list(self.projection.parameters())}
 
-    def _teacher_view(self, view: int) -> Tensor:
-        """The teacher's picture of an evaluation view, `[height, width, 3]`, in place of its photograph."""
-        assert self._teacher is not None
-        cameras = self.datamanager.eval_dataset.cameras.to(self.student.device)
-        if not self._teacher.has_density:
-            return show(self._teacher, cameras[view : view + 1], self.student.renderer_rgb).cpu()
-        rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
-        shared = self._shared_samples
-        pixels = [
-            render_teacher(self._teacher, shared, part, shift=0.5).over(self.student.renderer_rgb)
-            for part in split_rays(rays.flatten(), self.student.config.eval_num_rays_per_chunk)
-        ]
-        return torch.cat(pixels).view(*rays.shape, 3).cpu()
-
     @property
     def _shared_samples(self) -> SharedSamples:
         """Samples from the camera on, as in nerfstudio's evaluation."""
@@ -349,8 +390,9 @@ class DistillationPipeline(VanillaPipeline):
         optimizers = training_callback_attributes.optimizers
         grow = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], partial(self._grow, optimizers))
         learn = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._learn_errors)
+        show = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._show_progress)
         report = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._report_time)
-        return [*super().get_training_callbacks(training_callback_attributes), grow, learn, report]
+        return [*super().get_training_callbacks(training_callback_attributes), grow, learn, show, report]
 
     def _learn_errors(self, step: int) -> None:
         """Active learning hears of a step when it is done: an interrupted one is repeated."""
@@ -358,6 +400,13 @@ class DistillationPipeline(VanillaPipeline):
         if self._came_out is not None:
             self._levels.learn(*self._came_out)
             self._came_out = None
+
+    def _show_progress(self, step: int) -> None:
+        """What the viewer's panel says now."""
+        if step % PANEL_EVERY == 0 and self._teacher is not None:
+            progress = f"{self.stage(step).name}, step {step:,} of {self.config.steps:,}"
+            errors = torch.stack(list(self._errors)) if self._errors else None
+            self._panel.show({"Stage": progress}, errors, self._pools)
 
     def _grow(self, optimizers: Optimizers | None, step: int) -> None:
         """Give the student the size of this step."""
@@ -376,7 +425,7 @@ class DistillationPipeline(VanillaPipeline):
         if self._teacher is None:
             self.active.config = ActiveLearningConfig()
         else:
-            self.active_learning.show()
+            self._panel.show_levels()
         if self._teacher is None or self._rank > 0:  # what was saved is about the parts that the first process had
             self.active.clear()
 

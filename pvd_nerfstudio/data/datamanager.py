@@ -16,7 +16,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
-from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
@@ -91,6 +91,18 @@ class DistillationDataset(InputDataset):
         return self.render(image_idx)
 
 
+class ComparisonLoader(FixedIndicesEvalDataloader):
+    """Evaluation views: cameras, photographs and, while there is a teacher, its pictures."""
+
+    picture: Callable[[Cameras], Tensor] | None = None
+    """The teacher's picture of a camera, `[height, width, 3]`."""
+
+    def get_camera(self, image_idx: int = 0) -> tuple[Cameras, dict]:
+        """One view."""
+        camera, batch = super().get_camera(image_idx)
+        return camera, batch if self.picture is None else batch | {"teacher": self.picture(camera)}
+
+
 class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     """A `VanillaDataManager` that reads no photograph before somebody asks for one, and lives without any."""
 
@@ -125,8 +137,8 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     def setup_eval(self) -> None:
         """Loaders that read a photograph when its turn comes."""
-        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
-        self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
+        self.fixed_indices_eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
+        self.eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
 
     def viewpoints(self, hard: Float[Tensor, "views 3 4"], generator: Generator) -> views.Viewpoints:
         """Cameras for one part of the bank: the training ones, made-up ones and, in place of some of these, hard ones.
