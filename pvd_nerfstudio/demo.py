@@ -30,7 +30,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.data.views import like, sphere
 from pvd_nerfstudio.demo_scene import CAMERA_RADIUS, write_scene
-from pvd_nerfstudio.report import ComparedView, save_comparison, save_film
+from pvd_nerfstudio.report.pictures import ComparedView, save_comparison, save_film
 from pvd_nerfstudio.student.model import image_metrics
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
@@ -145,7 +145,7 @@ class Demo:
                 truth = dataset.get_image_float32(index).to(teacher.device)
                 own = rows[0].render(teacher.render, camera, truth)
                 learnt = rows[1].render(lambda view: student.get_outputs_for_camera(view)["rgb"], camera, truth)
-                compared.append(ComparedView(truth, own, learnt))
+                compared.append(ComparedView(learnt, own, truth))
                 bar((index + 1) / (len(dataset) + 4))
         title = " to ".join(f"{name}, {row.mean('psnr'):.1f} dB" for name, row in zip(("nerfacto", "mlp"), rows))
         save_comparison(compared[:: max(1, len(compared) // 3)][:3], self.output / "compare.png", title)

@@ -16,7 +16,7 @@ pvd_distill = MethodSpecification(
             "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": CosineSchedulerConfig()},
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 13),
-        vis="viewer",
+        vis="viewer+tensorboard",
     ),
     description="Convert a trained run into another architecture (Progressive Volume Distillation).",
 )

@@ -1,5 +1,6 @@
 """`ns-train pvd-distill`: its top-level options, what follows from them, and a trainer that leaves no half files."""
 
+import shlex
 import sys
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
+import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
@@ -89,6 +91,8 @@ class PVDTrainerConfig(TrainerConfig):
     """Architecture to convert to."""
     max_num_iterations: int = 0
     """Steps of the whole run, a resumed one's earlier part included; 0: what suits the student."""
+    command: tyro.conf.Suppress[str] = ""
+    """What was typed to start the training, for reports."""
     pipeline: DistillationPipelineConfig = field(default_factory=DistillationPipelineConfig)
     """Pipeline configuration"""
 
@@ -234,6 +238,7 @@ class PVDTrainer(Trainer):
         except InputError as error:
             stop(error)
         if self.local_rank == 0:
+            self.config.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
             TrainerConfig.save_config(self.config)
 
     def setup_optimizers(self) -> Optimizers:
