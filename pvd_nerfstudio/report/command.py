@@ -78,7 +78,7 @@ class Report:
             figures["curves"] = curves_figure(curves, stage_starts(method, config.pipeline.steps))
         report["curves"] = curves
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.output.write_text(page(report, figures), "utf8")
+        self.output.write_text(page({**report, **tables(report)}, figures), "utf8")
         self._json.write_text(json.dumps(report, indent=2), "utf8")
         CONSOLE.print(f"{self.output} and {self._json}", soft_wrap=True)
 
@@ -187,7 +187,6 @@ def make_report(
         "views": views,
         "config": run.config_path.read_text("utf8"),
         "commands": commands,
-        **_tables(models, views),
     }
 
 
@@ -195,10 +194,10 @@ def _megabytes(run: TeacherRun) -> float:
     return sum(value.nbytes for value in load_state(run).values()) / 1e6
 
 
-def _tables(models: list[dict[str, Any]], views: list[dict[str, Any]]) -> dict[str, Any]:
+def tables(report: dict[str, Any]) -> dict[str, Any]:
     """The same as text, for the page: columns without any value are left out."""
     rows = []
-    for model in models:
+    for model in report["models"]:
         cells = {f"{name.upper()}": value for name, value in model["photographs"].items()}
         cells |= {f"{name.upper()} to teacher": value for name, value in model["teacher"].items()}
         cells |= {"parameters": model["parameters"], "MB": model["megabytes"], "rays / s": model["rays_per_second"]}
@@ -210,12 +209,14 @@ def _tables(models: list[dict[str, Any]], views: list[dict[str, Any]]) -> dict[s
         row["cells"] = [_text(name, values.get(name)) for name in columns]
     flat = [
         {f"{PAIRS[pair]}{name.upper()}": value for pair in PAIRS for name, value in view.get(pair, {}).items()}
-        for view in views
+        for view in report["views"]
     ]
     view_columns = list(dict.fromkeys(name for values in flat for name in values))
-    for view, values in zip(views, flat):
-        view["cells"] = [_text(name, values.get(name)) for name in view_columns]
-    return {"columns": columns, "rows": rows, "view_columns": view_columns}
+    views = [
+        {"name": view["view"], "cells": [_text(name, values.get(name)) for name in view_columns]}
+        for view, values in zip(report["views"], flat)
+    ]
+    return {"columns": columns, "rows": rows, "view_columns": view_columns, "views": views}
 
 
 def _text(name: str, value: float | None) -> str:
