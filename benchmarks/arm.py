@@ -16,6 +16,7 @@ import torch
 import tyro
 from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion, all_methods
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.utils import writer
 from torch import Generator, Tensor
 
 from benchmarks.teacher import DEVICE
@@ -111,7 +112,9 @@ class Arm:
             config = self._stock() if self.name in STOCK else self._distillation()
             quiet(config, Path(folder), self.seed)
             timed = Timed(config, self.seconds, list(self.times), self.pixels)
+            writers = list(writer.EVENT_WRITERS)
             pipeline = timed.run().pipeline
+            writer.EVENT_WRITERS[:] = writers  # its own log goes with the folder
         result: dict[str, Any] = {"arm": self.name, "seed": self.seed, "curve": [asdict(one) for one in timed.curve]}
         end = timed.curve[-1]
         if self.name in OURS and self.times:  # not a pilot

@@ -35,7 +35,7 @@ class Stock:
     """Steps that its schedule is made for, as in nerfstudio; it is stopped when the seconds are over."""
     evaluations: int = 5
     """Moments at which it is evaluated, beside its end; on a CPU each takes minutes, which are not counted."""
-    pixels: int = 250
+    pixels: int = 2000
     """Pixels of each test view, as benchmarks.time_to_quality has them."""
     ours: Path | None = None
     """Folder of a run of benchmarks.time_to_quality."""

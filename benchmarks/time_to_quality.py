@@ -57,7 +57,7 @@ class TimeToQuality:
     """STUDENT="OPTIONS" for `ns-train pvd-distill`, as benchmarks.matrix has them; all="OPTIONS" go to every arm."""
     evaluations: int = 10
     """Moments at which each arm is evaluated, evenly spread, beside its end."""
-    pixels: int = 250
+    pixels: int = 2000
     """Pixels of each test view."""
     output: Path = Path("benchmark-time")
     """Folder for the results: time.md, time.json, time.png, and what the arms said."""
@@ -66,6 +66,7 @@ class TimeToQuality:
         """Run what is missing; write table and plot after each arm."""
         self.output.mkdir(parents=True, exist_ok=True)
         self._refuse_to_mix()
+        self._write()
         for arm in self.arms:
             for seed in range(self.seeds):
                 self._run_arm(arm, seed)
