@@ -14,14 +14,13 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 from torch import Generator, Tensor
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
-from pvd_nerfstudio.comparison import Comparison
+from pvd_nerfstudio.compared import ComparedPipeline
 from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
@@ -30,7 +29,7 @@ from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.parts import PartSource
-from pvd_nerfstudio.student.model import PointAnswers, StudentModel, StudentModelConfig
+from pvd_nerfstudio.student.model import PointAnswers, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
@@ -38,7 +37,6 @@ from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.offers import offers_table
 from pvd_nerfstudio.teacher.pixels import fill_grid_from_views
 from pvd_nerfstudio.teacher.targets import SharedSamples
-from pvd_nerfstudio.viewer import TITLE, Panel
 
 PANEL_EVERY = 10
 """Steps between two changes of what the viewer's panel says."""
@@ -69,7 +67,7 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Seed of all that is drawn; --machine.seed sets it."""
 
 
-class DistillationPipeline(VanillaPipeline):
+class DistillationPipeline(ComparedPipeline):
     """Training: distillation from the teacher. Everything else: an ordinary pipeline that knows no teacher."""
 
     config: DistillationPipelineConfig
@@ -93,16 +91,15 @@ class DistillationPipeline(VanillaPipeline):
         self._errors: deque[Tensor] = deque(maxlen=100)
         self._came_out: tuple[Tensor, Tensor] | None = None
         self.projection: FeatureProjection | None = None
-        self.comparison: Comparison | None = None
         self.active: ActiveLearning | None = None  # only training knows it
         if test_mode != "val":
-            self._add_panel(None)
+            self.add_panel(None)
             return
         levels = config.active if teacher is not None else ActiveLearningConfig()
+        self.add_panel(levels)
         capacity = max(config.distillation.parts, config.distillation.first_parts) * config.distillation.rays_per_part
         self.active = ActiveLearning(levels, capacity, device)
         if teacher is not None:
-            self._add_panel(levels)
             self._hand_over(teacher)
             return
         if not self.datamanager.train_dataset.has_photographs:
@@ -112,61 +109,10 @@ class DistillationPipeline(VanillaPipeline):
             )
         CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
 
-    def _add_panel(self, levels: ActiveLearningConfig | None) -> None:
-        """The viewer's panel, under the name that it is to show."""
-        cameras, teacher = self.datamanager.train_dataset.cameras, self.config.teacher
-        panel = Panel(self.student, lambda: self.comparison, self.load_teacher, cameras, teacher, levels)
-        setattr(self, TITLE, panel)
-
-    @property
-    def _panel(self) -> Panel:
-        return getattr(self, TITLE)
-
-    def load_teacher(self, place: Path) -> None:
-        """Have a teacher beside a student that is no longer trained.
-
-        Args:
-            place: its run.
-
-        Raises:
-            InputError: it cannot be loaded, or shows another scene.
-        """
-        data = self.datamanager
-        dataset = data.config.data or data.config.dataparser.data
-        teacher = FrozenTeacher(find_run(place), self.device, dataset)
-        if not data.stands_in:
-            check_frame(teacher, data.train_dataparser_outputs)
-        self._compare_with(teacher)
-        self._panel.show({})
-
-    def _compare_with(self, teacher: FrozenTeacher) -> None:
-        """Show the teacher's pictures beside the student's, in the viewer and in evaluation."""
-        comparison, data = Comparison(teacher, self.student), self.datamanager
-        self.comparison = comparison
-        data.eval_dataloader.picture = data.fixed_indices_eval_dataloader.picture = comparison.picture
-        self.student.beside = lambda camera, rgb: comparison.outputs(camera, rgb, self._panel.wanted())
-
-    def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """nerfstudio's, for `ns-eval`: against the teacher too, where it still is."""
-        teacher = self.config.teacher
-        if self.comparison is None and self.active is None and teacher is not None and teacher.exists():
-            try:
-                self.load_teacher(teacher)
-            except InputError as error:
-                CONSOLE.print(f"[yellow]Evaluation without the teacher: {escape(str(error))}")
-        return super().get_average_eval_image_metrics(*args, **kwargs)
-
     @property
     def _levels(self) -> ActiveLearning:
         assert self.active is not None
         return self.active
-
-    @property
-    def student(self) -> StudentModel:
-        """The student, out of its DDP wrapper."""
-        model = self.model
-        assert isinstance(model, StudentModel)
-        return model
 
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """One step: bring the bank up to date, draw what the stage asks for, compare."""
@@ -264,12 +210,12 @@ class DistillationPipeline(VanillaPipeline):
             if config.active.poses or config.active.points:
                 CONSOLE.print("Active learning of poses and points needs such a field: both are off.")
                 config.active.poses = config.active.points = False
-                self._panel.show_levels()
+                self.panel.show_levels()
             fill_grid_from_views(student.grid, teacher, data.draw_views)
         student.grow(0.0, teacher=self._point_answers)
         self._wrap()
         self._check_pictures(teacher)
-        self._compare_with(teacher)
+        self.compare_with(teacher)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
             cameras, compare = data.eval_dataset.cameras, self.comparison
@@ -406,7 +352,7 @@ class DistillationPipeline(VanillaPipeline):
         if step % PANEL_EVERY == 0 and self._teacher is not None:
             progress = f"{self.stage(step).name}, step {step:,} of {self.config.steps:,}"
             errors = torch.stack(list(self._errors)) if self._errors else None
-            self._panel.show({"Stage": progress}, errors, self._pools)
+            self.panel.show({"Stage": progress}, errors, self._pools)
 
     def _grow(self, optimizers: Optimizers | None, step: int) -> None:
         """Give the student the size of this step."""
@@ -425,7 +371,7 @@ class DistillationPipeline(VanillaPipeline):
         if self._teacher is None:
             self.active.config = ActiveLearningConfig()
         else:
-            self._panel.show_levels()
+            self.panel.show_levels()
         if self._teacher is None or self._rank > 0:  # what was saved is about the parts that the first process had
             self.active.clear()
 

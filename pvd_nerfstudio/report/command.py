@@ -17,8 +17,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pvd_nerfstudio.compared import ComparedPipeline
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.report.curves import read_curves, stage_starts
 from pvd_nerfstudio.report.measure import Measured, measure
 from pvd_nerfstudio.report.page import page
@@ -56,7 +56,7 @@ class Report:
                 )
             with redirect_stdout(StringIO()):
                 _, pipeline, checkpoint, step = eval_setup(self.load_config)
-            assert isinstance(pipeline, DistillationPipeline)
+            assert isinstance(pipeline, ComparedPipeline)
             self._load_teacher(pipeline)
             measured = self._measure(pipeline)
         except InputError as error:
@@ -91,7 +91,7 @@ class Report:
             if path.exists() and not self.overwrite:
                 raise InputError(f"{path} exists already; replace it with --overwrite, or choose another --output.")
 
-    def _load_teacher(self, pipeline: DistillationPipeline) -> None:
+    def _load_teacher(self, pipeline: ComparedPipeline) -> None:
         """The teacher that was named; or else the one of the training, if it is still there.
 
         Raises:
@@ -106,7 +106,7 @@ class Report:
                 "Name a teacher with --teacher."
             )
 
-    def _measure(self, pipeline: DistillationPipeline) -> Measured:
+    def _measure(self, pipeline: ComparedPipeline) -> Measured:
         columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         measured = Measured()
         with Progress(*columns, console=CONSOLE) as progress:
@@ -126,7 +126,7 @@ class Report:
 
 
 def make_report(
-    pipeline: DistillationPipeline, measured: Measured, run: TeacherRun, step: int, commands: list[str]
+    pipeline: ComparedPipeline, measured: Measured, run: TeacherRun, step: int, commands: list[str]
 ) -> dict[str, Any]:
     """What report.json holds.
 

@@ -9,8 +9,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
+from pvd_nerfstudio.compared import ComparedPipeline
 from pvd_nerfstudio.comparison import Comparison
-from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.report.pictures import ComparedView
 from pvd_nerfstudio.student.model import image_metrics
 
@@ -68,7 +68,7 @@ class Measured:
 
 
 @torch.no_grad()
-def measure(pipeline: DistillationPipeline, count: int) -> Iterator[tuple[float, Measured]]:
+def measure(pipeline: ComparedPipeline, count: int) -> Iterator[tuple[float, Measured]]:
     """Look at evaluation views, evenly spread.
 
     Args:
