@@ -66,7 +66,7 @@ def test_viewer_while_a_student_is_trained(teacher: Run, tmp_path: Path) -> None
         pipeline.get_train_loss_dict(30)
         pipeline._show_progress(30)
         driver.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
-        wait_for(lambda: viewer.viser_server.get_clients())
+        wait_for(viewer.viser_server.get_clients)
         wait_for(lambda: TITLE in driver.page_source)
         text = wait_for(lambda: "Stage" in driver.page_source and driver.find_element("tag name", "body").text)
         assert "step 30 of 40" in text and "nerfacto" in text and "Next hard view" in text
