@@ -10,7 +10,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import tyro
@@ -35,9 +35,12 @@ LITERAL = (
 )
 """The papers' method, with as many rays and points a step as ours: theirs (4,096 and all samples) are slower still."""
 LEVELS = ("poses", "rays", "points")
-OURS = {"none": (), **{level: (level,) for level in LEVELS}, "all": LEVELS}
-"""Arms that distil, and the levels of active learning that are on in them."""
-STOCK = ("vanilla-nerf", "tensorf", "nerfacto")
+LEVELED = {**{level: (level,) for level in LEVELS}, "all": LEVELS}
+"""Arms with active learning, and the levels that are on in them."""
+OURS = {"none": (), "photographs": (), **LEVELED}
+"""Arms that distil by our method, and their levels."""
+StockName = Literal["vanilla-nerf", "tensorf", "nerfacto"]
+STOCK = get_args(StockName)
 SCRATCH = (
     "--pipeline.inherit-color-head False --pipeline.distillation.first-parts 128 "
     "--pipeline.distillation.refresh-every 24"
@@ -74,11 +77,11 @@ class PhotographPipeline(DistillationPipeline):
         return None
 
     def _source(self) -> PartSource:
-        method, active = self.config.distillation, self._levels
+        method, active = self.config.distillation, self._levels()
         return PhotographSource(None, self.student, self.datamanager, method, active, self._seed)
 
 
-Name = Literal["scratch", "pvd", "none", "poses", "rays", "points", "all", "vanilla-nerf", "tensorf", "nerfacto"]
+Name = Literal["scratch", "pvd", "none", "poses", "rays", "points", "all", "photographs", StockName]
 
 
 @dataclass
@@ -127,6 +130,7 @@ class Arm:
         words += ["--max-num-iterations", str(self.steps), *shlex.split(self.options)]
         words += shlex.split(LITERAL) if self.name == "pvd" else []
         words += shlex.split(SCRATCH) if self.name == "scratch" else []
+        words += ["--pipeline.distillation.photographs", str(self.name == "photographs")]
         for level in LEVELS:
             words += [f"--pipeline.active.{level}", str(level in OURS.get(self.name, ()))]
         words += ["--machine.seed", str(self.seed)]

@@ -86,6 +86,8 @@ class PartSource:
         attempt = self._attempt(rendered) if try_student and self._active.config.on else None
         chosen = self._choose(rendered, attempt, notes, generator)
         part = keep(rays, rendered, chosen, self._shared.step_size, self._method.feature_weight > 0)
+        if self._method.photographs:
+            self._show_photographs(part.rays, rays, len(views.poses))
         if attempt is not None and self._active.config.poses:
             self._offer(views, rays, attempt)
         return part, None if attempt is None else attempt.errors
@@ -138,10 +140,23 @@ class PartSource:
         enough = count >= RAYS_OF_A_VIEW
         self._active.poses.offer(poses.cpu()[enough], errors[enough].float())
 
+    def _show_photographs(self, targets: RayTargets, rays: RayBundle, num_views: int) -> None:
+        """On the rays of the training cameras, which are the last views, the photographs' pixels for the teacher's."""
+        assert rays.camera_indices is not None
+        cameras = rays.camera_indices[:, 0] - (num_views - len(self._data.train_cameras))
+        real = cameras >= 0
+        pixels = self._data.read_pixels(cameras[real], rays.metadata["pixels"][real])
+        targets.rgb[real], targets.opacity[real] = _premultiplied(pixels)
+
     def _read_photographs(self, generator: Generator) -> BankPart:
-        """Pixels of photographs in place of the teacher's; without an alpha channel all are opaque."""
+        """Pixels of photographs alone."""
         rays, pixels = self._data.draw_pixels(self._method.rays_per_part, generator)
-        opacity = pixels[:, 3:] if pixels.shape[1] > 3 else torch.ones_like(pixels[:, :1])  # noqa: PLR2004
+        rgb, opacity = _premultiplied(pixels)
         start, end = torch.zeros_like(opacity), torch.full_like(opacity, torch.inf)
-        targets = RayTargets(rays.origins, rays.directions, pixels[:, :3] * opacity, opacity, start, end)
-        return BankPart(targets, None)
+        return BankPart(RayTargets(rays.origins, rays.directions, rgb, opacity, start, end), None)
+
+
+def _premultiplied(pixels: Float[Tensor, "rays channels"]) -> tuple[Tensor, Tensor]:
+    """Colour times opacity, and opacity; without an alpha channel all are opaque."""
+    opacity = pixels[:, 3:] if pixels.shape[1] > 3 else torch.ones_like(pixels[:, :1])  # noqa: PLR2004
+    return pixels[:, :3] * opacity, opacity

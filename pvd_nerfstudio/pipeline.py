@@ -109,8 +109,8 @@ class DistillationPipeline(ComparedPipeline):
             )
         CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
 
-    @property
     def _levels(self) -> ActiveLearning:
+        """No property: the viewer reads them all, also where there is no training."""
         assert self.active is not None
         return self.active
 
@@ -128,7 +128,7 @@ class DistillationPipeline(ComparedPipeline):
             outputs = self._model(point_samples(points.positions, points.directions), color=stage.weights.color > 0)
             loss_dict |= self._point_losses(outputs, points, stage)
         if stage.uses_rays:
-            uniform, hard = self._levels.draw_rays(method.rays_per_step, generator, bank.num_rays)
+            uniform, hard = self._levels().draw_rays(method.rays_per_step, generator, bank.num_rays)
             chosen = torch.cat([uniform, hard])
             rays = bank.rays(chosen)
             outputs = self._model(self._ray_bundle(rays, generator))
@@ -197,6 +197,9 @@ class DistillationPipeline(ComparedPipeline):
     def _hand_over(self, teacher: FrozenTeacher) -> None:
         """Check the teacher, and hand the student its occupancy grid and its colour head."""
         config, student, data = self.config, self.student, self.datamanager
+        if config.distillation.photographs and not (data.train_dataset.has_photographs and teacher.has_density):
+            lacking = "a teacher whose field can be asked" if not teacher.has_density else "the photographs, on disk"
+            raise InputError(f"--pipeline.distillation.photographs needs {lacking}. Leave it out.")
         if data.stands_in:
             keep_frame(teacher, data.train_dataparser_outputs)
         else:
@@ -321,12 +324,12 @@ class DistillationPipeline(ComparedPipeline):
                 device=self.student.device,
             )
         if self._bank.advance(step):
-            self._pools = self._levels.summary()
+            self._pools = self._levels().summary()
         return self._bank
 
     def _source(self) -> PartSource:
         """What the bank is filled from."""
-        method, active = self.config.distillation, self._levels
+        method, active = self.config.distillation, self._levels()
         return PartSource(self._teacher, self.student, self.datamanager, method, active, self._seed)
 
     def get_training_callbacks(
@@ -344,7 +347,7 @@ class DistillationPipeline(ComparedPipeline):
         """Active learning hears of a step when it is done: an interrupted one is repeated."""
         del step
         if self._came_out is not None:
-            self._levels.learn(*self._came_out)
+            self._levels().learn(*self._came_out)
             self._came_out = None
 
     def _show_progress(self, step: int) -> None:

@@ -244,8 +244,10 @@ class PVDTrainer(Trainer):
     def setup_optimizers(self) -> Optimizers:
         """nerfstudio's, which load what a checkpoint says of the groups that are here.
 
-        A feature projection has one, and is not there when a run goes on without its teacher.
+        A feature projection has one, and is not there when a run goes on without its teacher. The pipeline has passed
+        its checks by now, so the run gets its folder, which the viewer expects.
         """
+        self.base_dir.mkdir(parents=True, exist_ok=True)
         return _Optimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 
     def train(self) -> None:

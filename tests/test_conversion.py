@@ -8,6 +8,7 @@ import torch
 from conftest import Run, distil_config
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
 from nerfstudio.utils.eval_utils import eval_setup
+from nerfstudio.viewer.viewer import Viewer
 
 from pvd_nerfstudio.demo import train
 from pvd_nerfstudio.pipeline import DistillationPipeline
@@ -248,6 +249,36 @@ def test_a_student_shows_nothing_outside_its_grid(student: Run) -> None:
         assert mine[overlap].all() and grid.share < 1.0
         if resolution >= 32:
             assert mine.sum() < 1.3 * overlap.sum()
+
+
+def test_the_viewer_starts_in_training_and_on_the_finished_run(teacher: Run, tmp_path: Path) -> None:
+    """`--vis viewer` is the default: it must find the folder of a run that is new, and elements in any pipeline."""
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "12")
+    config = distil_config(tmp_path, *options)
+    config.vis, config.viewer.websocket_host = "viewer", "127.0.0.1"
+    trainer = start(config)
+    trainer.train()
+    trainer.viewer_state.viser_server.stop()
+    _, pipeline, _, _ = eval_setup(trainer.base_dir / "config.yml")
+    viewer = Viewer(config.viewer, trainer.base_dir / "viewer.log", tmp_path, pipeline)
+    assert viewer.ready
+    viewer.viser_server.stop()
+
+
+def test_photographs_take_the_place_of_the_teachers_pixels(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "24")
+    parts = {}
+    for name, chosen in {"off": "False", "on": "True"}.items():
+        given = (*options, "--pipeline.distillation.photographs", chosen)
+        bank = start(distil_config(tmp_path, *given, name=name)).pipeline.bank_at(0)
+        parts[name] = bank.rays(torch.arange(bank.num_rays))
+    off, on = parts["off"], parts["on"]
+    assert torch.equal(off.origins, on.origins) and torch.equal(off.start, on.start)
+    same = (off.rgb == on.rgb).all(dim=-1)
+    assert 0.4 < same.float().mean() < 0.6  # the other half are training views
+    close = (off.rgb - on.rgb)[~same].square().mean()
+    shuffled = (off.rgb[~same] - on.rgb[~same].roll(1, 0)).square().mean()
+    assert close < 0.3 * shuffled
 
 
 def test_paper_preset_runs_with_its_features(teacher: Run, tmp_path: Path) -> None:

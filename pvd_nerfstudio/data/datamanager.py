@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import all_dataparsers
@@ -168,8 +168,21 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         """Rays through random pixels of the photographs, and the pixels, `[rays, 3 or 4]`."""
         chosen, pixels = views.random_pixels(self.train_cameras, count, generator)
         rays = self.train_cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
-        picked = [self._photographs[view][row, column] for view, (row, column) in zip(chosen.tolist(), pixels.tolist())]
-        return rays, torch.stack(picked).to(self.train_cameras.device)
+        return rays, self.read_pixels(chosen, pixels)
+
+    def read_pixels(
+        self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]
+    ) -> Float[Tensor, "rays channels"]:
+        """Pixels of photographs, with their alpha channel where they have one.
+
+        Args:
+            cameras: numbers of training cameras.
+            pixels: row and column in each.
+        """
+        picked = [
+            self._photographs[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())
+        ]
+        return torch.stack(picked).to(self.train_cameras.device)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Random rays of the training cameras, without pixels: what nerfstudio's exporters march along."""

@@ -19,9 +19,11 @@ def random_pixels(cameras: Cameras, count: int, generator: Generator) -> tuple[T
 
 
 def rays_of(cameras: Cameras, count: int, generator: Generator) -> RayBundle:
-    """Rays through random pixels of random cameras."""
+    """Rays through random pixels of random cameras; `metadata["pixels"]` says which, row and column."""
     chosen, pixels = random_pixels(cameras, count, generator)
-    return cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
+    rays = cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
+    rays.metadata["pixels"] = pixels
+    return rays
 
 
 class Viewpoints:
@@ -130,8 +132,10 @@ def _between_percentiles(values: Tensor, count: int, generator: Generator) -> Te
 def concatenate(bundles: list[RayBundle]) -> RayBundle:
     """Several bundles in one."""
     indices = [bundle.camera_indices for bundle in bundles if bundle.camera_indices is not None]
+    pixels = [bundle.metadata["pixels"] for bundle in bundles if "pixels" in bundle.metadata]
     return RayBundle(
         camera_indices=torch.cat(indices) if len(indices) == len(bundles) else None,
+        metadata={"pixels": torch.cat(pixels)} if len(pixels) == len(bundles) else {},
         origins=torch.cat([bundle.origins for bundle in bundles]),
         directions=torch.cat([bundle.directions for bundle in bundles]),
         pixel_area=torch.cat([bundle.pixel_area for bundle in bundles]),

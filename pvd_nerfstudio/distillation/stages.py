@@ -85,6 +85,8 @@ class DistillationConfig:
     """Steps between two new parts; -1: what the student prefers, or the preset's."""
     empty_share: float = -1
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
+    photographs: bool = False
+    """Whether rays of the training cameras learn the photographs' pixels, and only made-up views the teacher's."""
     insists_on_features: tyro.conf.Suppress[bool] = False
     """Whether the feature loss was asked for by name, not by a preset."""
 
