@@ -1,14 +1,16 @@
 """A teacher beside its student: its pictures, the difference, and where that is largest."""
 
+import copy
 from collections.abc import Collection
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap
 from torch import Tensor
 
-from pvd_nerfstudio.data.views import split_rays
+from pvd_nerfstudio.data.views import rays_of, split_rays
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import show
@@ -18,8 +20,10 @@ ERROR_SCALE = 0.3
 """Mean absolute difference of the colours at the bright end of the colour map."""
 TEACHER = "teacher_rgb"
 DIFFERENCE = f"difference (0 to {ERROR_SCALE})"
-RAYS_OF_A_VIEW = 128
+RAYS_OF_A_VIEW = 256
 """Rays by which a view is judged."""
+SMALL = 40
+"""Longer side of a view by which a teacher is judged that shows pictures alone."""
 
 
 class Comparison:
@@ -40,42 +44,44 @@ class Comparison:
             return show(self.teacher, camera, self._student.renderer_rgb)
         rays = camera.to(self._student.device).generate_rays(camera_indices=0, keep_shape=True)
         parts = split_rays(rays.flatten(), self._student.config.eval_num_rays_per_chunk)
-        pixels = [render_teacher(self.teacher, self._samples, part, shift=0.5) for part in parts]
-        return torch.cat([part.over(self._student.renderer_rgb) for part in pixels]).view(*rays.shape, 3)
+        pixels = [self._through_shared_samples(part) for part in parts]
+        return torch.cat(pixels).view(*rays.shape, 3)
 
     def outputs(
-        self, camera: Cameras, rgb: Float[Tensor, "height width 3"], wanted: Collection[str] = (TEACHER, DIFFERENCE)
+        self, camera: Cameras, rgb: Float[Tensor, "height width 3"], wanted: Collection[str]
     ) -> dict[str, Tensor]:
         """The teacher's picture and the difference, each `[height, width, 3]`; black where neither is wanted."""
         if TEACHER not in wanted and DIFFERENCE not in wanted:
             nothing = torch.zeros_like(rgb)
             return {TEACHER: nothing, DIFFERENCE: nothing}
-        picture = self.picture(camera)
+        picture = self.picture(camera).to(rgb)
         return {TEACHER: picture, DIFFERENCE: difference(rgb, picture)}
 
     @torch.no_grad()
-    def worst_views(self, cameras: Cameras) -> tuple[Int[Tensor, "views"], Float[Tensor, "views"]]:
-        """Numbers of cameras, those first that the student gets worst, and their mean squared errors.
-
-        A view is judged by a few rays, the same ones at every call.
-        """
+    def errors(self, cameras: Cameras) -> Float[Tensor, "views"]:
+        """Mean squared error of the student against the teacher in each view, by a few rays that are always the same."""
         student, generator = self._student, torch.Generator().manual_seed(0)
         was_training = student.training
         student.eval()
-        errors = []
-        for view in range(len(cameras)):
-            camera = cameras[view : view + 1].to(student.device)
-            if not self.teacher.has_density:
-                outputs = student.get_outputs_for_camera(camera)
-                errors.append((outputs["rgb"] - self.picture(camera)).square().mean())
-                continue
-            rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-            rays = rays[torch.randint(len(rays), (RAYS_OF_A_VIEW,), generator=generator).to(student.device)]
-            theirs = render_teacher(self.teacher, self._samples, rays, shift=0.5).over(student.renderer_rgb)
-            errors.append((student.get_outputs(rays)["rgb"] - theirs).square().mean())
-        student.train(was_training)
-        sorted_errors, order = torch.stack(errors).sort(descending=True)
-        return order, sorted_errors
+        try:
+            views = range(len(cameras))
+            return torch.stack([self._error(copy.deepcopy(cameras[view : view + 1]), generator) for view in views])
+        finally:
+            student.train(was_training)
+
+    def _error(self, camera: Cameras, generator: torch.Generator) -> Float[Tensor, ""]:
+        student = self._student
+        if not self.teacher.has_density:
+            camera.rescale_output_resolution(min(1.0, SMALL / max(int(camera.height), int(camera.width))))
+            theirs = self.picture(camera).flatten(0, 1)
+            rays = camera.to(student.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
+        else:
+            rays = rays_of(camera, RAYS_OF_A_VIEW, generator).to(student.device)
+            theirs = self._through_shared_samples(rays)
+        return (student.get_outputs(rays)["rgb"] - theirs).square().mean()
+
+    def _through_shared_samples(self, rays: RayBundle) -> Float[Tensor, "rays 3"]:
+        return render_teacher(self.teacher, self._samples, rays, shift=0.5).over(self._student.renderer_rgb)
 
     @property
     def _samples(self) -> SharedSamples:

@@ -96,7 +96,7 @@ class DistillationPipeline(ComparedPipeline):
             self.add_panel(None)
             return
         levels = config.active if teacher is not None else ActiveLearningConfig()
-        self.add_panel(levels)
+        self.add_panel(None if teacher is None else levels)
         capacity = max(config.distillation.parts, config.distillation.first_parts) * config.distillation.rays_per_part
         self.active = ActiveLearning(levels, capacity, device)
         if teacher is not None:
@@ -145,14 +145,13 @@ class DistillationPipeline(ComparedPipeline):
             return Stage("pixels", LossWeights(pixel=1.0))
         return self.config.distillation.stage(step / self.config.steps)
 
-    @property
     def _norm(self) -> losses.Norm:
         norm = self.config.distillation.norm
         assert norm != "preset"
         return norm
 
     def _point_losses(self, student: dict[str, Tensor], teacher: PointTargets, stage: Stage) -> dict[str, Tensor]:
-        weights, norm = stage.weights, self._norm
+        weights, norm = stage.weights, self._norm()
         terms: dict[str, Tensor] = {}
         if weights.feature and teacher.feature is not None:
             feature = student["feature"] if self.projection is None else self.projection(student["feature"])
@@ -172,7 +171,7 @@ class DistillationPipeline(ComparedPipeline):
     ) -> tuple[Tensor, Tensor]:
         background = torch.rand(len(teacher.rgb), 3, generator=generator, device=generator.device)
         rgb, opacity = student["premultiplied"], student["accumulation"]
-        norm = self._norm
+        norm = self._norm()
         loss = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, background, norm)
         with torch.no_grad():
             errors = losses.pixel_errors(rgb, opacity, teacher.rgb, teacher.opacity)
@@ -221,8 +220,6 @@ class DistillationPipeline(ComparedPipeline):
         self.compare_with(teacher)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
-            cameras, compare = data.eval_dataset.cameras, self.comparison
-            data.eval_dataset.render = lambda view: compare.picture(cameras[view : view + 1]).cpu()
         if config.inherit_color_head:
             student.inherit_color_head(teacher.color_head())
 
@@ -352,8 +349,9 @@ class DistillationPipeline(ComparedPipeline):
 
     def _show_progress(self, step: int) -> None:
         """What the viewer's panel says now."""
-        if step % PANEL_EVERY == 0 and self._teacher is not None:
-            progress = f"{self.stage(step).name}, step {step:,} of {self.config.steps:,}"
+        done, total = step + 1, self.config.steps
+        if self.panel.is_shown and (done % PANEL_EVERY == 0 or done == total):
+            progress = f"{self.stage(step).name}, step {done:,} of {total:,}"
             errors = torch.stack(list(self._errors)) if self._errors else None
             self.panel.show({"Stage": progress}, errors, self._pools)
 

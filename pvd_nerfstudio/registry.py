@@ -10,7 +10,8 @@ pvd_distill = MethodSpecification(
         method_name="pvd-distill",
         steps_per_save=1000,
         steps_per_eval_batch=500,
-        steps_per_eval_image=500,
+        steps_per_eval_image=2000,
+        steps_per_eval_all_images=0,
         optimizers={
             "fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
             "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": CosineSchedulerConfig()},

@@ -171,7 +171,7 @@ class PVDTrainerConfig(TrainerConfig):
         if self.data is not None:
             previous.pipeline.datamanager.data = self.data
         self.pipeline, self.optimizers, self.student = previous.pipeline, previous.optimizers, previous.student
-        self.machine = replace(self.machine, seed=previous.machine.seed)
+        self.machine, self.command = replace(self.machine, seed=previous.machine.seed), previous.command
         self.experiment_name = self.experiment_name or previous.experiment_name
         self.max_num_iterations = self.max_num_iterations or previous.max_num_iterations
         CONSOLE.print(f"Resuming {run.config_path.parent}: its student and its method are taken over.")
@@ -238,7 +238,8 @@ class PVDTrainer(Trainer):
         except InputError as error:
             stop(error)
         if self.local_rank == 0:
-            self.config.command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            self.config.command = f"{self.config.command} && {typed}" if self.config.command else typed
             TrainerConfig.save_config(self.config)
 
     def setup_optimizers(self) -> Optimizers:

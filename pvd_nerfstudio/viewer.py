@@ -13,7 +13,7 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerControl, ViewerElement, ViewerText
 from torch import Tensor, nn
 
-from pvd_nerfstudio.comparison import DIFFERENCE, TEACHER, Comparison
+from pvd_nerfstudio.comparison import Comparison
 from pvd_nerfstudio.distillation.active.levels import LEVELS, ActiveLearningConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.student.model import StudentModel
@@ -77,7 +77,7 @@ class Panel(nn.Module):
         super().__init__()
         self._student = (student,)  # a module of its own would be in every checkpoint twice
         self._comparison, self._load, self._cameras, self._levels = comparison, load, cameras, levels
-        self._round: list[int] = []
+        self._round: list[tuple[int, float]] = []
         self.control = ViewerControl()
         self._state, self._said = Text(), Text()
         self._boxes = {} if levels is None else {level: self._box(level, levels) for level in LEVELS}
@@ -117,12 +117,14 @@ class Panel(nn.Module):
         for level, box in self._boxes.items():
             box.value = getattr(self._levels, level)
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a viewer."""
+        return hasattr(self.control, "viewer")
+
     def wanted(self) -> set[str]:
-        """The outputs that somebody looks at; all, while there is no viewer."""
-        viewer = getattr(self.control, "viewer", None)
-        if viewer is None:
-            return {TEACHER, DIFFERENCE}
-        panel = viewer.control_panel
+        """The outputs that somebody looks at."""
+        panel = self.control.viewer.control_panel
         return {panel.output_render} | ({panel.split_output_render} if panel.split else set())
 
     def _box(self, level: str, levels: ActiveLearningConfig) -> ViewerCheckbox:
@@ -137,11 +139,13 @@ class Panel(nn.Module):
         try:
             if not place:
                 raise InputError("Type in where the teacher's run lies.")
+            self._said.value = "Loading …"
             self._load(Path(place))
-        except InputError as error:
-            self._said.value = f"**Not loaded.** {error}"
+        except Exception as error:  # a thread of the viewer: nobody else would say what went wrong
+            self._said.value = f"**Not loaded:** {_plain(error)}"
             return
-        self._said.value = f"Loaded. `{TEACHER}` and `{DIFFERENCE}` are among the outputs now."
+        self._round = []
+        self._said.value = "Loaded: its pictures and the difference are among the outputs."
 
     def _next_hard_view(self, button: ViewerButton) -> None:
         """Move the camera to the next of the views that the student gets worst, and mark them all."""
@@ -150,24 +154,32 @@ class Panel(nn.Module):
         if comparison is None:
             self._said.value = "There is no teacher to compare with; load it first."
             return
-        cameras = self._cameras
-        if not self._round:
-            candidates = torch.linspace(0, len(cameras) - 1, min(CANDIDATES, len(cameras))).long().unique()
-            order, errors = comparison.worst_views(cameras[candidates])
-            self._round = candidates[order[:HARD_VIEWS].cpu()].tolist()
-            self._psnr = dict(zip(self._round, (-10 * errors[:HARD_VIEWS].clamp_min(1e-10).log10()).tolist()))
-            self._mark(cameras)
-        view = self._round.pop(0)
-        self._said.value = f"Training view {view}: {self._psnr[view]:.1f} dB against the teacher."
-        wxyz, position = _viser_pose(cameras, view)
-        for client in self.control.server.get_clients().values():
-            with client.atomic():
-                client.camera.wxyz, client.camera.position = wxyz, position
+        try:
+            if not self._round:
+                self._round = self._worst_views(comparison)
+                self._mark()
+            view, psnr = self._round.pop(0)
+            self._said.value = f"Training view {view}: {psnr:.1f} dB against the teacher."
+            wxyz, position = _viser_pose(self._cameras, view)
+            for client in self.control.server.get_clients().values():
+                with client.atomic():
+                    client.camera.wxyz, client.camera.position = wxyz, position
+        except Exception as error:  # as above
+            self._said.value = f"**No hard view:** {_plain(error)}"
 
-    def _mark(self, cameras: Cameras) -> None:
+    def _worst_views(self, comparison: Comparison) -> list[tuple[int, float]]:
+        """Numbers of training cameras and their PSNR against the teacher, the worst first."""
+        cameras = self._cameras
+        candidates = torch.linspace(0, len(cameras) - 1, min(CANDIDATES, len(cameras))).long()
+        psnr = -10 * comparison.errors(cameras[candidates]).clamp_min(1e-10).log10().cpu()
+        order = psnr.argsort()[:HARD_VIEWS]
+        return list(zip(candidates[order].tolist(), psnr[order].tolist()))
+
+    def _mark(self) -> None:
         """Draw the hard views as frustums in a colour of their own."""
+        cameras = self._cameras
         scale = self.control.viewer.config.camera_frustum_scale
-        for rank, view in enumerate(self._round):
+        for rank, (view, _) in enumerate(self._round):
             wxyz, position = _viser_pose(cameras, view)
             self.control.server.scene.add_camera_frustum(
                 name=f"/hard_views/{rank}",
@@ -185,3 +197,9 @@ def _viser_pose(cameras: Cameras, view: int) -> tuple[Any, Any]:
     pose = cameras.camera_to_worlds[view].cpu().numpy()
     turned = vtf.SO3.from_matrix(pose[:3, :3]) @ vtf.SO3.from_x_radians(math.pi)
     return turned.wxyz, pose[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO
+
+
+def _plain(error: Exception) -> str:
+    """An error as code: the viewer's markdown has signs of its own."""
+    kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+    return f"`{kind}{error}`".replace("\n", " ")

@@ -97,10 +97,19 @@ class ComparisonLoader(FixedIndicesEvalDataloader):
     picture: Callable[[Cameras], Tensor] | None = None
     """The teacher's picture of a camera, `[height, width, 3]`."""
 
-    def get_camera(self, image_idx: int = 0) -> tuple[Cameras, dict]:
-        """One view."""
-        camera, batch = super().get_camera(image_idx)
-        return camera, batch if self.picture is None else batch | {"teacher": self.picture(camera)}
+    def __next__(self) -> tuple[Cameras, dict]:
+        return self.beside(*super().__next__())
+
+    def beside(self, camera: Cameras, batch: dict) -> tuple[Cameras, dict]:
+        """A view with the teacher's picture in the batch; where that is its photograph, it is not made twice."""
+        if self.picture is None:
+            return camera, batch
+        return camera, batch | {"teacher": self.picture(camera) if self.has_photographs else batch["image"]}
+
+    @property
+    def has_photographs(self) -> bool:
+        """Whether the pictures are photographs."""
+        return self.input_dataset.has_photographs  # type: ignore[attr-defined]
 
 
 class DistillationDataManager(VanillaDataManager[DistillationDataset]):
@@ -193,7 +202,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def next_eval(self, step: int) -> tuple[RayBundle, dict]:
         """Random pixels of one evaluation view."""
         self.eval_count += 1
-        camera, batch = self.next_eval_image(step)
+        camera, batch = self._eval_view(step)
         rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
         count = self.config.eval_num_rays_per_batch
         chosen = torch.randint(len(rays), (count,), generator=Generator().manual_seed(step))
@@ -201,6 +210,9 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
         """An evaluation view, random but the same for the same step."""
+        return self.eval_dataloader.beside(*self._eval_view(step))
+
+    def _eval_view(self, step: int) -> tuple[Cameras, dict]:
         view = torch.randint(len(self.eval_dataset), (1,), generator=Generator().manual_seed(step))
         return self.eval_dataloader.get_camera(int(view))
 

@@ -4,16 +4,13 @@ import json
 import shlex
 import sys
 import time
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -23,8 +20,7 @@ from pvd_nerfstudio.report.curves import read_curves, stage_starts
 from pvd_nerfstudio.report.measure import Measured, measure
 from pvd_nerfstudio.report.page import page
 from pvd_nerfstudio.report.pictures import comparison_figure, curves_figure
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state
-from pvd_nerfstudio.teacher.safe_yaml import load_config
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
 from pvd_nerfstudio.trainer import PVDTrainerConfig, stop
 
 PAIRS = {"student": "", "teacher": "teacher's ", "between": "to the teacher: "}
@@ -49,35 +45,28 @@ class Report:
         """Measure and write."""
         try:
             self._refuse_to_overwrite()
-            config = load_config(self.load_config)
+            run = find_run(self.load_config)
+            config = run.config
             if not isinstance(config, PVDTrainerConfig):
                 raise InputError(
-                    f"{self.load_config} is a run of '{config.method_name}', not of pvd-distill: nothing was converted."
+                    f"{run.config_path} is a run of '{config.method_name}', not of pvd-distill: nothing was converted."
                 )
-            with redirect_stdout(StringIO()):
-                _, pipeline, checkpoint, step = eval_setup(self.load_config)
-            assert isinstance(pipeline, ComparedPipeline)
-            self._load_teacher(pipeline)
+            megabytes = weights_megabytes(run)
+            pipeline = load_student(run)
+            notes = self._load_teacher(pipeline)
             measured = self._measure(pipeline)
         except InputError as error:
             stop(error)
-        run = find_run(checkpoint)
-        report = make_report(pipeline, measured, run, step, self._commands(config))
-        folder = self.load_config.resolve().parent
-        method = config.pipeline.distillation
+        report = make_report(pipeline, measured, run, megabytes, notes, self._commands(config))
+        report["curves"] = read_curves(run.config_path.parent)
         ranked = measured.ranked
-        chosen = dict(zip(("best", "median", "worst"), (ranked[0], ranked[len(ranked) // 2], ranked[-1])))
-        figures = {
-            "views": comparison_figure(
-                [measured.compared[number] for number in chosen.values()],
-                [f"{name}: view {measured.views[number]}" for name, number in chosen.items()],
-            )
-        }
-        curves = read_curves(folder)
-        if curves:
-            figures["curves"] = curves_figure(curves, stage_starts(method, config.pipeline.steps))
-        report["curves"] = curves
-        self.output.parent.mkdir(parents=True, exist_ok=True)
+        chosen = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+        names = [f"{name}: view {measured.views[number]}" for name, number in chosen.items()]
+        figures = {"views": comparison_figure([measured.compared[number] for number in chosen.values()], names)}
+        if report["curves"]:
+            asked = pipeline.comparison is None or pipeline.comparison.teacher.has_density
+            stages = stage_starts(config.pipeline.distillation, config.pipeline.steps) if asked else {}
+            figures["curves"] = curves_figure(report["curves"], stages)
         self.output.write_text(page({**report, **tables(report)}, figures), "utf8")
         self._json.write_text(json.dumps(report, indent=2), "utf8")
         CONSOLE.print(f"{self.output} and {self._json}", soft_wrap=True)
@@ -87,24 +76,48 @@ class Report:
         return self.output.with_suffix(".json")
 
     def _refuse_to_overwrite(self) -> None:
+        """Also whatever else could go wrong with the options, before any work.
+
+        Raises:
+            InputError: says what.
+        """
+        if self.output.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"--output {self.output} should end with .html; the figures go beside it, as .json.")
+        if self.views < 0:
+            raise InputError(f"--views {self.views} is below 0; 0 takes all.")
         for path in (self.output, self._json):
             if path.exists() and not self.overwrite:
                 raise InputError(f"{path} exists already; replace it with --overwrite, or choose another --output.")
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"The folder {self.output.parent} cannot be made: {error.strerror}.") from error
 
-    def _load_teacher(self, pipeline: ComparedPipeline) -> None:
+    def _load_teacher(self, pipeline: ComparedPipeline) -> list[str]:
         """The teacher that was named; or else the one of the training, if it is still there.
 
+        Returns:
+            What the reader should know about it.
+
         Raises:
-            InputError: it cannot be loaded or shows another scene; or there is neither a teacher nor a photograph.
+            InputError: the one that was named cannot be loaded or shows another scene; or there is neither a teacher
+                nor a photograph.
         """
         place = self.teacher or pipeline.config.teacher
-        if place is not None and (self.teacher is not None or place.exists()):
+        try:
+            if place is None or (self.teacher is None and not place.exists()):
+                raise InputError(f"{place} is not there" if place else "the run names none")
             pipeline.load_teacher(place)
-        elif not pipeline.datamanager.eval_dataset.has_photographs:
-            raise InputError(
-                f"There is nothing to compare the student with: the teacher {place} and the photographs are gone. "
-                "Name a teacher with --teacher."
-            )
+        except InputError as error:
+            if self.teacher is not None:
+                raise
+            if not pipeline.datamanager.eval_dataset.has_photographs:
+                raise InputError(
+                    f"There is nothing to compare the student with: the photographs are gone, and so is its teacher "
+                    f"({error}). Name a teacher with --teacher."
+                ) from error
+            return [f"Without the teacher: {error}."]
+        return []
 
     def _measure(self, pipeline: ComparedPipeline) -> Measured:
         columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
@@ -125,8 +138,26 @@ class Report:
         ]
 
 
+def load_student(run: TeacherRun) -> ComparedPipeline:
+    """The pipeline of a finished run, wherever it lies now.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    pipeline = run.config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
+    assert isinstance(pipeline, ComparedPipeline)
+    pipeline.load_pipeline({f"_model.{name}": value for name, value in load_state(run).items()}, run.step)
+    pipeline.eval()
+    return pipeline
+
+
 def make_report(
-    pipeline: ComparedPipeline, measured: Measured, run: TeacherRun, step: int, commands: list[str]
+    pipeline: ComparedPipeline,
+    measured: Measured,
+    run: TeacherRun,
+    megabytes: float,
+    notes: list[str],
+    commands: list[str],
 ) -> dict[str, Any]:
     """What report.json holds.
 
@@ -134,71 +165,61 @@ def make_report(
         pipeline: the student, with its teacher where there is one.
         measured: what was seen.
         run: the student's run on disk.
-        step: of its last checkpoint.
+        megabytes: of its weights.
+        notes: what the reader should know.
         commands: to do it all again.
     """
-    student, comparison = pipeline.student, pipeline.comparison
-    means = {pair: measured.mean(pair) for pair in PAIRS}
+    student, comparison, notes = pipeline.student, pipeline.comparison, [*notes]
     students = {
         "name": f"student: {student.config.student}",
-        "photographs": means["student"],
-        "teacher": means["between"],
+        "photographs": measured.mean("student"),
+        "teacher": measured.mean("between"),
         "parameters": sum(parameter.numel() for parameter in student.parameters()),
-        "megabytes": _megabytes(run),
+        "megabytes": megabytes,
         "rays_per_second": measured.student_speed.per_second,
     }
-    models, notes = [students], []
-    title = f"{student.config.student}, step {step:,}"
+    models, title = [students], f"{student.config.student}, step {run.step:,}"
     if comparison is not None:
         teacher = comparison.teacher
-        own = measured.teacher_own_speed.per_second
         models.insert(
             0,
             {
                 "name": f"teacher: {teacher.run.config.method_name}",
-                "photographs": means["teacher"],
+                "photographs": measured.mean("teacher"),
                 "teacher": {},
                 "parameters": teacher.num_parameters,
-                "megabytes": _megabytes(teacher.run),
-                "rays_per_second": measured.teacher_speed.per_second if own is None else own,
+                "megabytes": weights_megabytes(teacher.run),
+                "rays_per_second": measured.teacher_speed.per_second,
             },
         )
         title = f"{teacher.run.config.method_name} to {title}"
         if teacher.has_density:
-            shared = measured.teacher_speed.per_second
-            notes.append(
-                "The teacher's pictures are made through the student's samples"
-                + ("" if own is None else f" ({shared:,.0f} rays / s); its rays / s are with its own samples")
-                + "."
-            )
-    if not means["student"]:
+            notes.append("The teacher's pictures are made through the student's samples, its rays / s with its own.")
+    if not students["photographs"]:
         notes.append("There are no photographs: everything is measured against the teacher.")
-    if "lpips" not in {**means["student"], **means["between"]}:
+    if pipeline.datamanager.stands_in:
+        notes.append("The data set cannot be read: made-up views stand in for its cameras.")
+    if "lpips" not in {**students["photographs"], **students["teacher"]}:
         notes.append("LPIPS is missing: its AlexNet is not in torch's cache, and is not downloaded here.")
     notes.append(f"Means over {len(measured.views)} evaluation views. MB: weights on disk, without the optimiser's.")
-    views = [{"view": view, **metrics} for view, metrics in zip(measured.views, measured.metrics)]
-    device = torch.cuda.get_device_name() if pipeline.device.type == "cuda" else "CPU"  # type: ignore[union-attr]
+    device = torch.cuda.get_device_name() if student.device.type == "cuda" else "CPU"
     versions = ", ".join(f"{name} {version(name)}" for name in ("pvd-nerfstudio", "nerfstudio", "torch"))
     return {
         "title": title,
         "made": f"{time.strftime('%Y-%m-%d %H:%M')}, {device}; {versions}. Run: {run.config_path.parent}",
         "models": models,
         "notes": notes,
-        "views": views,
+        "views": [{"view": view, **metrics} for view, metrics in zip(measured.views, measured.metrics)],
         "config": run.config_path.read_text("utf8"),
         "commands": commands,
     }
 
 
-def _megabytes(run: TeacherRun) -> float:
-    return sum(value.nbytes for value in load_state(run).values()) / 1e6
-
-
 def tables(report: dict[str, Any]) -> dict[str, Any]:
-    """The same as text, for the page: columns without any value are left out."""
+    """The same as text, for the page."""
     rows = []
     for model in report["models"]:
-        cells = {f"{name.upper()}": value for name, value in model["photographs"].items()}
+        cells = {name.upper(): value for name, value in model["photographs"].items()}
         cells |= {f"{name.upper()} to teacher": value for name, value in model["teacher"].items()}
         cells |= {"parameters": model["parameters"], "MB": model["megabytes"], "rays / s": model["rays_per_second"]}
         rows.append({"name": model["name"], "values": cells})

@@ -10,12 +10,11 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from pvd_nerfstudio.compared import ComparedPipeline
-from pvd_nerfstudio.comparison import Comparison
 from pvd_nerfstudio.report.pictures import ComparedView
 from pvd_nerfstudio.student.model import image_metrics
 
-OWN_RAYS = 2048
-"""Rays of a view that the teacher renders with its own samples, to take its time."""
+TIMED_RAYS = 4096
+"""Rays of each view but the first that both render to take their time, in one go."""
 
 
 @dataclass
@@ -51,9 +50,7 @@ class Measured:
     """For each view: `student` and `teacher` against the photograph, `between` student and teacher."""
     student_speed: Speed = field(default_factory=Speed)
     teacher_speed: Speed = field(default_factory=Speed)
-    """With the student's samples."""
-    teacher_own_speed: Speed = field(default_factory=Speed)
-    """With its own samples."""
+    """With its own samples, where it can; else with the student's."""
 
     def mean(self, pair: str) -> dict[str, float]:
         """Means of a pair's metrics over the views; empty where there are none."""
@@ -86,25 +83,38 @@ def measure(pipeline: ComparedPipeline, count: int) -> Iterator[tuple[float, Mea
     for view in torch.linspace(0, len(dataset) - 1, count).round().long().unique().tolist():
         camera = dataset.cameras[view : view + 1].to(pipeline.device)
         measured.views.append(view)
-        own = measured.student_speed.take(lambda: student.get_outputs_for_camera(camera)["rgb"])
-        theirs = None if comparison is None else _ask(comparison, camera, measured)
+        own = student.get_outputs_for_camera(camera)["rgb"]
+        theirs = None if comparison is None else comparison.picture(camera)
+        if measured.metrics or count == 1:  # both are warm by now
+            _take_times(pipeline, camera, measured)
         photograph = None
         if dataset.has_photographs:
             photograph = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(own))
         pairs = {"student": (own, photograph), "teacher": (theirs, photograph), "between": (own, theirs)}
-        measured.metrics.append({name: image_metrics(a, b) for name, (a, b) in pairs.items() if None not in (a, b)})
-        measured.compared.append(ComparedView(own.cpu(), _cpu(theirs), _cpu(photograph)))
+        measured.metrics.append(
+            {name: image_metrics(a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
+        )
+        measured.compared.append(ComparedView(_cpu(own), _cpu(theirs), _cpu(photograph)))
         yield len(measured.views) / count, measured
 
 
-def _ask(comparison: Comparison, camera: Cameras, measured: Measured) -> Tensor:
+def _take_times(pipeline: ComparedPipeline, camera: Cameras, measured: Measured) -> None:
+    """Both render the same rays."""
+    student, comparison = pipeline.student, pipeline.comparison
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
+    count = min(TIMED_RAYS, len(rays))
+    rays = rays[torch.linspace(0, len(rays) - 1, count, device=rays.origins.device).long()]
+    measured.student_speed.take(lambda: student.get_outputs(rays)["rgb"])
+    if comparison is None:
+        return
     teacher = comparison.teacher
-    if teacher.has_density and teacher.renders_natively:
-        rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-        some = rays[torch.linspace(0, len(rays) - 1, min(OWN_RAYS, len(rays)), device=rays.origins.device).long()]
-        measured.teacher_own_speed.take(lambda: teacher.render_rays(some))
-    return measured.teacher_speed.take(lambda: comparison.picture(camera))
+    if not teacher.has_density:
+        measured.teacher_speed.take(lambda: teacher.render(camera))
+    elif teacher.renders_natively:
+        measured.teacher_speed.take(lambda: teacher.render_rays(rays, chunk=count))
+    else:
+        measured.teacher_speed.take(lambda: comparison.picture(camera))
 
 
-def _cpu(picture: Tensor | None) -> Tensor | None:
-    return None if picture is None else picture.cpu()
+def _cpu(picture: Tensor | None) -> Any:
+    return None if picture is None else picture.half().cpu()

@@ -33,7 +33,7 @@ class ComparedView:
     def error(self) -> Tensor | None:
         """Student against teacher, or else the photograph, `[height, width]`; None where there is neither."""
         other = self.photograph if self.teacher is None else self.teacher
-        return None if other is None else (self.student - other).abs().mean(dim=-1)
+        return None if other is None else (self.student.float() - other.float()).abs().mean(dim=-1)
 
 
 def comparison_figure(views: list[ComparedView], names: list[str]) -> "Figure":
@@ -47,7 +47,7 @@ def comparison_figure(views: list[ComparedView], names: list[str]) -> "Figure":
     image = None
     for row, view, name in zip(grid, views, names):
         for axis, picture in zip(row, view.pictures.values()):
-            axis.imshow(np.clip(picture.cpu().numpy(), 0, 1), interpolation="nearest")
+            axis.imshow(np.clip(picture.float().cpu().numpy(), 0, 1), interpolation="nearest")
         if view.error is not None:
             error = view.error.cpu().numpy()
             image = row[-1].imshow(error, cmap="inferno", vmin=0, vmax=ERROR_SCALE, interpolation="nearest")
@@ -91,7 +91,7 @@ def curves_figure(curves: dict[str, list[tuple[float, float]]], stages: dict[str
             axis.axvline(start, color="0.6", linestyle="--", linewidth=0.8)
             axis.annotate(name, (start, 0.98), xycoords=("data", "axes fraction"), va="top", fontsize=7, color="0.4")
         axis.grid(alpha=0.25)
-        if axis.lines:
+        if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)
     return figure
 

@@ -193,7 +193,7 @@ class StudentModel(Model):
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
         """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour.
 
-        `occupancy` says how many samples a ray takes, as a share of a hundred.
+        In evaluation `occupancy` says how many hundreds of samples a ray takes.
         """
         rays, num_rays = ray_bundle, len(ray_bundle)
         samples = self.sample(rays)
@@ -209,10 +209,11 @@ class StudentModel(Model):
             "rgb": self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays),
             "accumulation": accumulation,
             "depth": torch.where(accumulation > 1e-3, depth, far),  # noqa: PLR2004
-            "occupancy": torch.bincount(index, minlength=num_rays)[:, None] / 100,
         }
         if self.training:
             outputs["premultiplied"] = accumulate(weights, rgb, index, num_rays)
+        else:
+            outputs["occupancy"] = torch.bincount(index, minlength=num_rays)[:, None] / 100
         return outputs
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
