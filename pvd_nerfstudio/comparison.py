@@ -59,7 +59,7 @@ class Comparison:
 
     @torch.no_grad()
     def errors(self, cameras: Cameras) -> Float[Tensor, "views"]:
-        """Mean squared error of the student against the teacher in each view, by a few rays that are always the same."""
+        """Mean squared error of the student against the teacher in each view, by a few rays, always the same."""
         student, generator = self._student, torch.Generator().manual_seed(0)
         was_training = student.training
         student.eval()
