@@ -134,7 +134,8 @@ class Arm:
         config = trainer.config
         if self.name == "scratch":
             config.pipeline._target = DistillationPipeline
-        config.output_dir, trainer.checkpoint_dir = folder, folder / "arm" / config.method_name / "run" / "nerfstudio_models"
+        config.output_dir = folder
+        trainer.checkpoint_dir = config.get_checkpoint_dir()
         TrainerConfig.save_config(config)
         trainer.save_checkpoint(config.max_num_iterations - 1)
 
