@@ -198,7 +198,7 @@ def make_report(
     if not students["photographs"]:
         notes.append("There are no photographs: everything is measured against the teacher.")
     if pipeline.datamanager.stands_in:
-        notes.append("The data set cannot be read: made-up views stand in for its cameras.")
+        notes.append("The data set cannot be read from here: made-up views stand in for its cameras.")
     if "lpips" not in {**students["photographs"], **students["teacher"]}:
         notes.append("LPIPS is missing: its AlexNet is not in torch's cache, and is not downloaded here.")
     notes.append(f"Means over {len(measured.views)} evaluation views. MB: weights on disk, without the optimiser's.")

@@ -1,6 +1,7 @@
 """What a run logged while it was trained, read back from its tensorboard files."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 
@@ -13,10 +14,21 @@ TAGS = {
 """nerfstudio's names of what is drawn, to ours."""
 
 
-def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """Steps and values of a run; empty where it logged nothing.
+class Point(NamedTuple):
+    """What was logged at a step, and how long after the first."""
 
-    A resumed run has several files, which follow one another.
+    step: int
+    seconds: float
+    value: float
+
+
+Curve = list[Point]
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """What a run logged; empty where it logged nothing.
+
+    A resumed run has several files, which follow one another; the pause between them counts as time.
     """
     if not any(folder.glob("events.out.tfevents.*")):
         return {}
@@ -25,7 +37,11 @@ def read_curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
     events = EventAccumulator(str(folder), size_guidance={"scalars": 2000})
     events.Reload()
     known = events.Tags()["scalars"]
-    return {name: [(one.step, one.value) for one in events.Scalars(tag)] for tag, name in TAGS.items() if tag in known}
+    logged = {name: events.Scalars(tag) for tag, name in TAGS.items() if tag in known}
+    start = min((curve[0].wall_time for curve in logged.values()), default=0.0)
+    return {
+        name: [Point(one.step, one.wall_time - start, one.value) for one in curve] for name, curve in logged.items()
+    }
 
 
 def stage_starts(method: DistillationConfig, steps: int) -> dict[str, float]:

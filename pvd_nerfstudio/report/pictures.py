@@ -1,6 +1,7 @@
 """Pictures of a conversion: photograph, teacher, student and error, view by view; curves; films."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from pvd_nerfstudio.comparison import ERROR_SCALE
+from pvd_nerfstudio.report.curves import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +44,9 @@ def comparison_figure(views: list[ComparedView], names: list[str]) -> "Figure":
 
     shown = views[0].pictures
     columns = [*shown, *([] if views[0].error is None else ["error"])]
-    figure = Figure(figsize=(2.15 * len(columns), 2.1 * len(views) + 0.5), layout="constrained")
+    height, width = views[0].student.shape[:2]
+    size = (2 * len(columns) + 1, 2 * len(views) * height / width + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(views), len(columns), squeeze=False)
     image = None
     for row, view, name in zip(grid, views, names):
@@ -70,22 +74,29 @@ def save_comparison(views: list[ComparedView], path: Path, title: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def curves_figure(curves: dict[str, list[tuple[float, float]]], stages: dict[str, float]) -> "Figure":
-    """Loss and PSNR over the steps, one axis each.
+def curves_figure(curves: dict[str, Curve], stages: dict[str, float]) -> "Figure":
+    """Loss and PSNR over the steps, one axis each, with the minutes at the top.
 
     Args:
-        curves: names, and steps with values; a name that begins with PSNR goes to the PSNR axis.
+        curves: names, and points; a name that begins with PSNR goes to the PSNR axis.
         stages: names, and the steps at which they begin.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     figure = Figure(figsize=(8.6, 5), layout="constrained")
     quality, loss = figure.subplots(2, 1, sharex=True)
     for name, points in curves.items():
         axis = quality if name.startswith("PSNR") else loss
-        axis.plot(*zip(*points), label=name, linewidth=1)
+        axis.plot([one.step for one in points], [one.value for one in points], label=name, linewidth=1)
+    longest = max(curves.values(), key=len)
+    steps, minutes = [one.step for one in longest], [one.seconds / 60 for one in longest]
+    if minutes[-1] > 0:
+        there, back = partial(np.interp, xp=steps, fp=minutes), partial(np.interp, xp=minutes, fp=steps)
+        ticks = [tick for tick in MaxNLocator(6).tick_values(0, minutes[-1]) if minutes[0] <= tick <= minutes[-1]]
+        quality.secondary_xaxis("top", functions=(there, back)).set(xlabel="minutes", xticks=ticks)
     quality.set(ylabel="PSNR (dB)")
-    loss.set(ylabel="loss", yscale="log", xlabel="step")
+    loss.set(ylabel="loss", yscale="log", xlabel="step", xlim=(steps[0], max(steps[-1], steps[0] + 1)))
     for axis in (quality, loss):
         for name, start in stages.items():
             axis.axvline(start, color="0.6", linestyle="--", linewidth=0.8)
