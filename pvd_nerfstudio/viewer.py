@@ -78,6 +78,8 @@ class Panel(nn.Module):
         self._student = (student,)  # a module of its own would be in every checkpoint twice
         self._comparison, self._load, self._cameras, self._levels = comparison, load, cameras, levels
         self._round: list[tuple[int, float]] = []
+        self._frustums: dict[int, viser.CameraFrustumHandle] = {}
+        self._hidden: list[viser.CameraFrustumHandle] = []
         self.control = ViewerControl()
         self._state, self._said = Text(), Text()
         self._boxes = {} if levels is None else {level: self._box(level, levels) for level in LEVELS}
@@ -159,6 +161,7 @@ class Panel(nn.Module):
                 self._round = self._worst_views(comparison)
                 self._mark()
             view, psnr = self._round.pop(0)
+            self._uncover(view)
             self._said.value = f"Training view {view}: {psnr:.1f} dB against the teacher."
             wxyz, position = _viser_pose(self._cameras, view)
             for client in self.control.server.get_clients().values():
@@ -166,6 +169,20 @@ class Panel(nn.Module):
                     client.camera.wxyz, client.camera.position = wxyz, position
         except Exception as error:  # as above
             self._said.value = f"**No hard view:** {_plain(error)}"
+
+    def _uncover(self, view: int) -> None:
+        """Hide the frustums of a view, nerfstudio's with its photograph and ours: from within they cover it."""
+        self._cover()
+        there = [frustums.get(view) for frustums in (self.control.viewer.camera_handles, self._frustums)]
+        self._hidden = [frustum for frustum in there if frustum is not None and frustum.visible]
+        for frustum in self._hidden:
+            frustum.visible = False
+
+    def _cover(self) -> None:
+        """Show again what was hidden."""
+        for frustum in self._hidden:
+            frustum.visible = True
+        self._hidden = []
 
     def _worst_views(self, comparison: Comparison) -> list[tuple[int, float]]:
         """Numbers of training cameras and their PSNR against the teacher, the worst first."""
@@ -177,12 +194,16 @@ class Panel(nn.Module):
 
     def _mark(self) -> None:
         """Draw the hard views as frustums in a colour of their own."""
+        self._cover()
         cameras = self._cameras
         scale = self.control.viewer.config.camera_frustum_scale
-        for rank, (view, _) in enumerate(self._round):
+        for frustum in self._frustums.values():
+            frustum.remove()
+        self._frustums.clear()
+        for view, _ in self._round:
             wxyz, position = _viser_pose(cameras, view)
-            self.control.server.scene.add_camera_frustum(
-                name=f"/hard_views/{rank}",
+            self._frustums[view] = self.control.server.scene.add_camera_frustum(
+                name=f"/hard_views/{view}",
                 fov=2 * math.atan(float(cameras.cy[view] / cameras.fy[view])),
                 aspect=float(cameras.width[view] / cameras.height[view]),
                 scale=1.3 * scale,
