@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 import tyro
 from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion, all_methods
-from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from torch import Generator, Tensor
 
@@ -108,6 +108,8 @@ class Arm:
     """Pixels of each test view."""
     seed: int = 0
     """Seed of the run."""
+    keep: Path | None = None
+    """Folder for the trained run, which is a teacher like any other; by default it goes when it is measured."""
 
     def run(self) -> None:
         """Train, measure, write."""
@@ -116,7 +118,10 @@ class Arm:
             quiet(config, Path(folder), self.seed)
             timed = Timed(config, self.seconds, list(self.times), self.pixels)
             writers = list(writer.EVENT_WRITERS)
-            pipeline = timed.run().pipeline
+            trainer = timed.run()
+            pipeline = trainer.pipeline
+            if self.keep is not None:
+                self._keep(trainer, self.keep)
             writer.EVENT_WRITERS[:] = writers  # its own log goes with the folder
         result: dict[str, Any] = {"arm": self.name, "seed": self.seed, "curve": [asdict(one) for one in timed.curve]}
         end = timed.curve[-1]
@@ -124,6 +129,15 @@ class Arm:
             result |= {"teacher_share": pipeline.teacher_seconds / end.seconds}
             result |= {"step_ratio": step_ratio(pipeline, end.steps - 1)}
         self.output.write_text(json.dumps(result, indent=2), "utf8")
+
+    def _keep(self, trainer: Trainer, folder: Path) -> None:
+        config = trainer.config
+        if self.name == "scratch":
+            config.pipeline._target = DistillationPipeline
+        config.output_dir = folder
+        trainer.checkpoint_dir = config.get_checkpoint_dir()
+        TrainerConfig.save_config(config)
+        trainer.save_checkpoint(config.max_num_iterations - 1)
 
     def _distillation(self) -> TrainerConfig:
         words = ["pvd-distill", "--teacher-checkpoint", str(self.teacher), "--student", self.student]

@@ -12,7 +12,6 @@ The files are rewritten after every pair. The same command with the same --outpu
 pairs are kept; further teachers and students can be added that way.
 """
 
-import io
 import json
 import os
 import platform
@@ -33,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.teacher import DEVICE, teacher_psnr
-from pvd_nerfstudio.teacher.checkpoint import find_run, load_state
+from pvd_nerfstudio.teacher.checkpoint import find_run, weights_megabytes
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 STUDENT_OPTIONS = {"mlp": "--pipeline.model.mlp.num-layers 4 --pipeline.model.mlp.hidden-dim 128"}
@@ -299,9 +298,7 @@ def reason(said: str) -> str:
 def size_of(folder: Path) -> tuple[int, float]:
     """Parameters of a run, and MB of its weights on disk without the optimiser's state."""
     run = find_run(folder)
-    weights = io.BytesIO()
-    torch.save(load_state(run), weights)
-    return FrozenTeacher(run, DEVICE).num_parameters, weights.tell() / 1e6
+    return FrozenTeacher(run, DEVICE).num_parameters, weights_megabytes(run)
 
 
 def measure_teacher(teacher: Teacher, pixels: int) -> None:

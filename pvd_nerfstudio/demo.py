@@ -22,6 +22,7 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocati
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.model_components.renderers import background_color_override_context
 from nerfstudio.models.nerfacto import NerfactoModelConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -30,9 +31,9 @@ from torch import Tensor
 
 from pvd_nerfstudio.data.views import like, sphere
 from pvd_nerfstudio.demo_scene import CAMERA_RADIUS, write_scene
-from pvd_nerfstudio.report import ComparedView, save_comparison, save_film
+from pvd_nerfstudio.report.pictures import ComparedView, save_comparison, save_film
 from pvd_nerfstudio.student.model import image_metrics
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state
+from pvd_nerfstudio.teacher.checkpoint import find_run, weights_megabytes
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
 
 WORST_GAP = 3.0
@@ -133,8 +134,8 @@ class Demo:
         student = pipeline.model
         parameters = sum(parameter.numel() for parameter in student.parameters())
         rows = [
-            Measured("teacher: hash", teacher.num_parameters, _megabytes(teacher.run), teacher_run[1]),
-            Measured("student: mlp", parameters, _megabytes(find_run(student_run[0])), student_run[1]),
+            Measured("teacher: hash", teacher.num_parameters, weights_megabytes(teacher.run), teacher_run[1]),
+            Measured("student: mlp", parameters, weights_megabytes(find_run(student_run[0])), student_run[1]),
         ]
         parser = BlenderDataParserConfig(data=scene, alpha_color="white").setup()
         dataset = InputDataset(parser.get_dataparser_outputs("test"))
@@ -145,7 +146,7 @@ class Demo:
                 truth = dataset.get_image_float32(index).to(teacher.device)
                 own = rows[0].render(teacher.render, camera, truth)
                 learnt = rows[1].render(lambda view: student.get_outputs_for_camera(view)["rgb"], camera, truth)
-                compared.append(ComparedView(truth, own, learnt))
+                compared.append(ComparedView(learnt, own, truth))
                 bar((index + 1) / (len(dataset) + 4))
         title = " to ".join(f"{name}, {row.mean('psnr'):.1f} dB" for name, row in zip(("nerfacto", "mlp"), rows))
         save_comparison(compared[:: max(1, len(compared) // 3)][:3], self.output / "compare.png", title)
@@ -205,6 +206,7 @@ def train(config: TrainerConfig, bar: Callable[[float], None]) -> tuple[Path, fl
             )
             trainer.callbacks.append(tick)
             trainer.train()
+        writer.EVENT_WRITERS.clear()  # or the next run would write into this one's log, too
     except BaseException:
         print(said.getvalue())
         raise
@@ -224,11 +226,6 @@ def _quiet(config: TrainerConfig, output: Path, name: str) -> TrainerConfig:
 def _bar(progress: Progress, name: str) -> Callable[[float], None]:
     task = progress.add_task(name, total=1.0)
     return lambda share: progress.update(task, completed=share)
-
-
-def _megabytes(run: TeacherRun) -> float:
-    """Size of a run's weights on disk, without the optimiser's state."""
-    return sum(value.nbytes for value in load_state(run).values()) / 1e6
 
 
 def _table(rows: list[Measured]) -> Table:

@@ -1,7 +1,7 @@
 """Where the parts of the bank come from: the teacher's field, its pictures alone, or photographs.
 
-Active learning decides here which views enter and which of their samples become points: a new part is shown to the
-student too, once, and what it gets wrong is noted.
+Active learning decides here which views enter and which of their samples become points: now and then a new part is
+shown to the student too, once, and what it gets wrong is noted.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from pvd_nerfstudio.teacher.targets import Rendered, SharedSamples, ask, keep
 
 RAYS_OF_A_VIEW = 4
 """Fewer say too little about a view."""
+TRY_EVERY = 4
+"""The student tries itself on every so manyth new part: on each it would cost a quarter of the training."""
 CHUNK = 1 << 16
 """Samples that the student answers at a time."""
 
@@ -67,7 +69,8 @@ class PartSource:
         notes = self._active.notes(slot, number)
         is_new = notes is None
         notes = notes or PartNotes(number, self._hard_poses(number))
-        part, errors = self._ask(notes, is_new and number >= self._method.first_parts, generator)
+        is_tried = is_new and number >= self._method.first_parts and number % TRY_EVERY == 0
+        part, errors = self._ask(notes, is_tried, generator)
         if is_new:
             self._active.note(slot, notes)
             size = self._method.rays_per_part

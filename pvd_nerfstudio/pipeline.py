@@ -4,6 +4,7 @@ The whole method in one page; its parts are in `distillation/`.
 """
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,14 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
+from pvd_nerfstudio.compared import ComparedPipeline
 from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
-from pvd_nerfstudio.data.views import split_rays
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
 from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBank, seeded_generator
@@ -28,15 +29,17 @@ from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.parts import PartSource
-from pvd_nerfstudio.student.model import PointAnswers, StudentModel, StudentModelConfig
+from pvd_nerfstudio.student.model import PointAnswers, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.offers import offers_table
-from pvd_nerfstudio.teacher.pixels import fill_grid_from_views, show
-from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
-from pvd_nerfstudio.viewer import LevelSwitches
+from pvd_nerfstudio.teacher.pixels import fill_grid_from_views
+from pvd_nerfstudio.teacher.targets import SharedSamples
+
+PANEL_EVERY = 10
+"""Steps between two changes of what the viewer's panel says."""
 
 
 @dataclass
@@ -64,7 +67,7 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Seed of all that is drawn; --machine.seed sets it."""
 
 
-class DistillationPipeline(VanillaPipeline):
+class DistillationPipeline(ComparedPipeline):
     """Training: distillation from the teacher. Everything else: an ordinary pipeline that knows no teacher."""
 
     config: DistillationPipelineConfig
@@ -85,16 +88,18 @@ class DistillationPipeline(VanillaPipeline):
         self._bank: TargetBank | None = None
         self._is_over = False
         self._pools: dict[str, float] = {}
+        self._errors: deque[Tensor] = deque(maxlen=100)
         self._came_out: tuple[Tensor, Tensor] | None = None
         self.projection: FeatureProjection | None = None
         self.active: ActiveLearning | None = None  # only training knows it
         if test_mode != "val":
+            self.add_panel(None)
             return
         levels = config.active if teacher is not None else ActiveLearningConfig()
+        self.add_panel(None if teacher is None else levels)
         capacity = max(config.distillation.parts, config.distillation.first_parts) * config.distillation.rays_per_part
         self.active = ActiveLearning(levels, capacity, device)
         if teacher is not None:
-            self.active_learning = LevelSwitches(levels)
             self._hand_over(teacher)
             return
         if not self.datamanager.train_dataset.has_photographs:
@@ -108,13 +113,6 @@ class DistillationPipeline(VanillaPipeline):
         """No property: the viewer reads them all, also where there is no training."""
         assert self.active is not None
         return self.active
-
-    @property
-    def student(self) -> StudentModel:
-        """The student, out of its DDP wrapper."""
-        model = self.model
-        assert isinstance(model, StudentModel)
-        return model
 
     def get_train_loss_dict(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """One step: bring the bank up to date, draw what the stage asks for, compare."""
@@ -135,7 +133,8 @@ class DistillationPipeline(VanillaPipeline):
             rays = bank.rays(chosen)
             outputs = self._model(self._ray_bundle(rays, generator))
             loss_dict["pixel_loss"], errors = self._pixel_loss(outputs, rays, stage, generator)
-            metrics["psnr_teacher"] = -10 * torch.log10(errors[: len(uniform)].mean())
+            self._errors.append(errors[: len(uniform)].mean())
+            metrics["psnr_teacher"] = -10 * torch.log10(self._errors[-1])
             self._came_out = chosen, errors
         loss_dict |= self.student.field.regularization(generator)
         return outputs, loss_dict, metrics
@@ -146,14 +145,13 @@ class DistillationPipeline(VanillaPipeline):
             return Stage("pixels", LossWeights(pixel=1.0))
         return self.config.distillation.stage(step / self.config.steps)
 
-    @property
     def _norm(self) -> losses.Norm:
         norm = self.config.distillation.norm
         assert norm != "preset"
         return norm
 
     def _point_losses(self, student: dict[str, Tensor], teacher: PointTargets, stage: Stage) -> dict[str, Tensor]:
-        weights, norm = stage.weights, self._norm
+        weights, norm = stage.weights, self._norm()
         terms: dict[str, Tensor] = {}
         if weights.feature and teacher.feature is not None:
             feature = student["feature"] if self.projection is None else self.projection(student["feature"])
@@ -174,7 +172,7 @@ class DistillationPipeline(VanillaPipeline):
     ) -> tuple[Tensor, Tensor]:
         background = torch.rand(len(teacher.rgb), 3, generator=generator, device=generator.device)
         rgb, opacity = student["premultiplied"], student["accumulation"]
-        norm = self._norm
+        norm = self._norm()
         loss = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, background, norm)
         with torch.no_grad():
             errors = losses.pixel_errors(rgb, opacity, teacher.rgb, teacher.opacity)
@@ -216,14 +214,14 @@ class DistillationPipeline(VanillaPipeline):
             if config.active.poses or config.active.points:
                 CONSOLE.print("Active learning of poses and points needs such a field: both are off.")
                 config.active.poses = config.active.points = False
-                self.active_learning.show()
+                self.panel.show_levels()
             fill_grid_from_views(student.grid, teacher, data.draw_views)
         student.grow(0.0, teacher=self._point_answers)
         self._wrap()
         self._check_pictures(teacher)
+        self.compare_with(teacher)
         if not data.eval_dataset.has_photographs:
             CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
-            data.eval_dataset.render = self._teacher_view
         if config.inherit_color_head:
             student.inherit_color_head(teacher.color_head())
 
@@ -304,20 +302,6 @@ class DistillationPipeline(VanillaPipeline):
         groups = super().get_param_groups()
         return groups if self.projection is None else groups | {"projection": list(self.projection.parameters())}
 
-    def _teacher_view(self, view: int) -> Tensor:
-        """The teacher's picture of an evaluation view, `[height, width, 3]`, in place of its photograph."""
-        assert self._teacher is not None
-        cameras = self.datamanager.eval_dataset.cameras.to(self.student.device)
-        if not self._teacher.has_density:
-            return show(self._teacher, cameras[view : view + 1], self.student.renderer_rgb).cpu()
-        rays = cameras.generate_rays(camera_indices=view, keep_shape=True)
-        shared = self._shared_samples
-        pixels = [
-            render_teacher(self._teacher, shared, part, shift=0.5).over(self.student.renderer_rgb)
-            for part in split_rays(rays.flatten(), self.student.config.eval_num_rays_per_chunk)
-        ]
-        return torch.cat(pixels).view(*rays.shape, 3).cpu()
-
     @property
     def _shared_samples(self) -> SharedSamples:
         """Samples from the camera on, as in nerfstudio's evaluation."""
@@ -354,8 +338,9 @@ class DistillationPipeline(VanillaPipeline):
         optimizers = training_callback_attributes.optimizers
         grow = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], partial(self._grow, optimizers))
         learn = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._learn_errors)
+        show = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self._show_progress)
         report = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._report_time)
-        return [*super().get_training_callbacks(training_callback_attributes), grow, learn, report]
+        return [*super().get_training_callbacks(training_callback_attributes), grow, learn, show, report]
 
     def _learn_errors(self, step: int) -> None:
         """Active learning hears of a step when it is done: an interrupted one is repeated."""
@@ -363,6 +348,14 @@ class DistillationPipeline(VanillaPipeline):
         if self._came_out is not None:
             self._levels().learn(*self._came_out)
             self._came_out = None
+
+    def _show_progress(self, step: int) -> None:
+        """What the viewer's panel says now."""
+        done, total = step + 1, self.config.steps
+        if self.panel.is_shown and (done % PANEL_EVERY == 0 or done == total):
+            progress = f"{self.stage(step).name}, step {done:,} of {total:,}"
+            errors = torch.stack(list(self._errors)) if self._errors else None
+            self.panel.show({"Stage": progress}, errors, self._pools)
 
     def _grow(self, optimizers: Optimizers | None, step: int) -> None:
         """Give the student the size of this step."""
@@ -381,7 +374,7 @@ class DistillationPipeline(VanillaPipeline):
         if self._teacher is None:
             self.active.config = ActiveLearningConfig()
         else:
-            self.active_learning.show()
+            self.panel.show_levels()
         if self._teacher is None or self._rank > 0:  # what was saved is about the parts that the first process had
             self.active.clear()
 

@@ -10,13 +10,14 @@ pvd_distill = MethodSpecification(
         method_name="pvd-distill",
         steps_per_save=1000,
         steps_per_eval_batch=500,
-        steps_per_eval_image=500,
+        steps_per_eval_image=2000,
+        steps_per_eval_all_images=0,
         optimizers={
             "fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
             "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": CosineSchedulerConfig()},
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 13),
-        vis="viewer",
+        vis="viewer+tensorboard",
     ),
     description="Convert a trained run into another architecture (Progressive Volume Distillation).",
 )

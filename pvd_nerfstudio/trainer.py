@@ -1,5 +1,6 @@
 """`ns-train pvd-distill`: its top-level options, what follows from them, and a trainer that leaves no half files."""
 
+import shlex
 import sys
 import tempfile
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
+import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
@@ -89,6 +91,8 @@ class PVDTrainerConfig(TrainerConfig):
     """Architecture to convert to."""
     max_num_iterations: int = 0
     """Steps of the whole run, a resumed one's earlier part included; 0: what suits the student."""
+    command: tyro.conf.Suppress[str] = ""
+    """What was typed to start the training, for reports."""
     pipeline: DistillationPipelineConfig = field(default_factory=DistillationPipelineConfig)
     """Pipeline configuration"""
 
@@ -167,7 +171,7 @@ class PVDTrainerConfig(TrainerConfig):
         if self.data is not None:
             previous.pipeline.datamanager.data = self.data
         self.pipeline, self.optimizers, self.student = previous.pipeline, previous.optimizers, previous.student
-        self.machine = replace(self.machine, seed=previous.machine.seed)
+        self.machine, self.command = replace(self.machine, seed=previous.machine.seed), previous.command
         self.experiment_name = self.experiment_name or previous.experiment_name
         self.max_num_iterations = self.max_num_iterations or previous.max_num_iterations
         CONSOLE.print(f"Resuming {run.config_path.parent}: its student and its method are taken over.")
@@ -234,6 +238,8 @@ class PVDTrainer(Trainer):
         except InputError as error:
             stop(error)
         if self.local_rank == 0:
+            typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            self.config.command = f"{self.config.command} && {typed}" if self.config.command else typed
             TrainerConfig.save_config(self.config)
 
     def setup_optimizers(self) -> Optimizers:

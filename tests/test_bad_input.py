@@ -194,6 +194,12 @@ def test_neither_teacher_nor_photographs(student: Run, scene: Path, tmp_path: Pa
     assert "nothing to learn from" in said
 
 
+def test_photographs_that_are_gone_cannot_be_learned(copied: Run, tmp_path: Path, capsys) -> None:
+    copied.config.write_text(copied.config.read_text().replace("teapot", "gone"))
+    options = ("--teacher-checkpoint", str(copied.folder), "--pipeline.distillation.photographs", "True")
+    assert "needs the photographs, on disk" in refused(tmp_path / "out", capsys, *options)
+
+
 def test_cpu_is_used_without_a_gpu_and_said(teacher: Run, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     options = ("--teacher-checkpoint", str(teacher.folder), "--machine.device-type", "cuda")

@@ -95,7 +95,7 @@ def test_nsvf_shows_the_same_scene(nsvf: Path, scene: Path) -> None:
     assert [path.name[:2] for path in outputs(config, "test").image_filenames] == ["1_", "1_"]
 
 
-@pytest.mark.parametrize("line", ["50 20 15", "50 20 15 0\n0 0 0\n0\n1\n30 40"])
+@pytest.mark.parametrize("line", ["50 20 15", "50 20 15 0\n0 0 0\n0\n1\n30 40", "50 20 15 0\n0 0 0\n0\n1"])
 def test_nsvf_intrinsics_in_a_line(nsvf: Path, line: str) -> None:
     (nsvf / "intrinsics.txt").write_text(line)
     cameras = outputs(NSVFDataParserConfig(data=nsvf)).cameras
@@ -118,24 +118,19 @@ def test_stock_methods_train_on_them(name: str, llff: Path, nsvf: Path, tmp_path
     assert list(trainer.checkpoint_dir.glob("*.ckpt"))
 
 
-def broken_llff(folder: Path, how: str) -> None:
-    table = np.load(folder / "poses_bounds.npy")
-    path = folder / "poses_bounds.npy"
+def break_table(path: Path, how: str) -> None:
+    table = np.load(path)
     if how == "missing":
         path.unlink()
     elif how == "cut off":
         path.write_bytes(path.read_bytes()[:200])
-    elif how == "shape":
-        np.save(path, table[:, :15])
-    elif how == "count":
-        np.save(path, table[:5])
-    elif how == "bounds":
-        table[0, 15] = -1
-        np.save(path, table)
-    elif how == "no folder":
-        (folder / "images_4").rename(folder / "pictures")
-    elif how == "picture":
-        Image.new("RGB", (40, 40)).save(folder / "images_4" / "0.png")
+    elif how == "archive":
+        np.savez(path.with_suffix(".npz"), table)
+        path.with_suffix(".npz").rename(path)
+    else:
+        column, value = {"bounds": (15, -1), "focal": (14, 0)}.get(how, (0, table[0, 0]))
+        table[3, column] = value
+        np.save(path, {"shape": table[:, :15], "count": table[:5]}.get(how, table))
 
 
 @pytest.mark.parametrize(
@@ -143,15 +138,48 @@ def broken_llff(folder: Path, how: str) -> None:
     [
         ("missing", "poses_bounds.npy is missing"),
         ("cut off", "cut off"),
+        ("archive", "cannot be read as an array"),
         ("shape", r"\(9, 15\)"),
         ("count", "9 photographs, but poses_bounds.npy has 5"),
         ("bounds", "bounds"),
-        ("no folder", "images_4 or images_8 or images"),
-        ("picture", "40 x 40"),
+        ("focal", "focal length that is not above 0"),
     ],
 )
-def test_broken_llff_scenes_say_why(llff: Path, how: str, said: str) -> None:
-    broken_llff(llff, how)
+def test_broken_poses_say_why(llff: Path, how: str, said: str) -> None:
+    break_table(llff / "poses_bounds.npy", how)
+    with pytest.raises(InputError, match=said):
+        outputs(LLFFDataParserConfig(data=llff))
+
+
+def break_photographs(folder: Path, how: str) -> None:
+    path = folder / "5.png"
+    if how == "no folder":
+        folder.rename(folder.with_name("pictures"))
+    elif how == "shape":
+        for picture in folder.iterdir():
+            Image.new("RGB", (40, 40)).save(picture)
+    elif how == "size":
+        Image.new("RGB", (40, 32)).save(path)
+    elif how == "PNG":
+        path.write_bytes(path.read_bytes()[:-30])
+    elif how == "JPEG":
+        noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path, format="jpeg")
+        path.write_bytes(path.read_bytes()[:-300])
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("no folder", "images_4 or images_8 or images"),
+        ("shape", "another shape than the 80 x 60"),
+        ("size", "5.png is 40 x 32, 0.png beside it is 40 x 30"),
+        ("PNG", "5.png .*cut off"),
+        ("JPEG", "5.png .*cut off"),
+    ],
+)
+def test_broken_photographs_say_why(llff: Path, how: str, said: str) -> None:
+    break_photographs(llff / "images_4", how)
     with pytest.raises(InputError, match=said):
         outputs(LLFFDataParserConfig(data=llff))
 
@@ -163,6 +191,7 @@ def test_broken_llff_scenes_say_why(llff: Path, how: str, said: str) -> None:
         ("bbox.txt", "0 0 0 1", "cut off"),
         ("bbox.txt", "1 1 1 0 0 0", "no box"),
         ("intrinsics.txt", "fifty", "numbers alone"),
+        ("intrinsics.txt", "50 200 15", "principal point at 200, 15"),
         ("pose/0_0003.txt", "1 2 3", "cut off"),
         ("pose/0_0003.txt", None, "0_0003.txt is missing"),
     ],

@@ -16,7 +16,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
-from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader, RandIndicesEvalDataloader
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
@@ -96,6 +96,27 @@ class DistillationDataset(InputDataset):
         return self.render(image_idx)
 
 
+class ComparisonLoader(FixedIndicesEvalDataloader):
+    """Evaluation views: cameras, photographs and, while there is a teacher, its pictures."""
+
+    picture: Callable[[Cameras], Tensor] | None = None
+    """The teacher's picture of a camera, `[height, width, 3]`."""
+
+    def __next__(self) -> tuple[Cameras, dict]:
+        return self.beside(*super().__next__())
+
+    def beside(self, camera: Cameras, batch: dict) -> tuple[Cameras, dict]:
+        """A view with the teacher's picture in the batch; where that is its photograph, it is not made twice."""
+        if self.picture is None:
+            return camera, batch
+        return camera, batch | {"teacher": self.picture(camera) if self.has_photographs else batch["image"]}
+
+    @property
+    def has_photographs(self) -> bool:
+        """Whether the pictures are photographs."""
+        return self.input_dataset.has_photographs  # type: ignore[attr-defined]
+
+
 class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     """A `VanillaDataManager` that reads no photograph before somebody asks for one, and lives without any."""
 
@@ -137,8 +158,8 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     def setup_eval(self) -> None:
         """Loaders that read a photograph when its turn comes."""
-        self.fixed_indices_eval_dataloader = FixedIndicesEvalDataloader(self.eval_dataset, device=self.device)
-        self.eval_dataloader = RandIndicesEvalDataloader(self.eval_dataset, device=self.device)
+        self.fixed_indices_eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
+        self.eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
 
     def viewpoints(self, hard: Float[Tensor, "views 3 4"], generator: Generator) -> views.Viewpoints:
         """Cameras for one part of the bank: the training ones, made-up ones and, in place of some of these, hard ones.
@@ -193,7 +214,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def next_eval(self, step: int) -> tuple[RayBundle, dict]:
         """Random pixels of one evaluation view."""
         self.eval_count += 1
-        camera, batch = self.next_eval_image(step)
+        camera, batch = self._eval_view(step)
         rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
         count = self.config.eval_num_rays_per_batch
         chosen = torch.randint(len(rays), (count,), generator=Generator().manual_seed(step))
@@ -201,6 +222,9 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
         """An evaluation view, random but the same for the same step."""
+        return self.eval_dataloader.beside(*self._eval_view(step))
+
+    def _eval_view(self, step: int) -> tuple[Cameras, dict]:
         view = torch.randint(len(self.eval_dataset), (1,), generator=Generator().manual_seed(step))
         return self.eval_dataloader.get_camera(int(view))
 

@@ -15,16 +15,17 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
-from PIL import Image
 from torch import Tensor
 
+from pvd_nerfstudio.data.photographs import common_size, photographs_in
 from pvd_nerfstudio.errors import InputError
 
 NUMBERS = 17
 """In a row of poses_bounds.npy."""
 NEAREST = 4 / 3
 """Where the nearest thing comes to lie, as in NeRF's reference implementation."""
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SAME_SHAPE = 0.02
+"""By how much the ratio of the sides may differ: sizes are rounded when photographs are made smaller."""
 
 
 @dataclass
@@ -37,7 +38,7 @@ class LLFFDataParserConfig(DataParserConfig):
     downscale: Literal[0, 1, 2, 4, 8] = 0
     """Which photographs: 1 for images, 8 for images_8; 0: images_4, or else images_8, or else images."""
     test_every: int = 8
-    """Every so manyth view is a test view, the first one included."""
+    """Every so manyth view is a test view, the first one included; 2 or more."""
     margin: float = 0.1
     """How far the scene box reaches beyond the bounds, as a share of them."""
 
@@ -49,6 +50,10 @@ class LLFF(DataParser):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: dict | None) -> DataparserOutputs:
         del kwargs
+        if self.config.test_every < 2:  # noqa: PLR2004
+            raise InputError(
+                f"--test-every {self.config.test_every} leaves no view to train on; it should be 2 or more."
+            )
         table = read_poses_bounds(self.config.data / "poses_bounds.npy")
         images = self._images(len(table))
         matrix, bounds = table[:, :15].view(-1, 3, 5), table[:, 15:]
@@ -57,10 +62,9 @@ class LLFF(DataParser):
         poses = transform[:, :3] @ poses + torch.nn.functional.pad(transform[:, 3:], (3, 0))
         scale = NEAREST / float(bounds.min())
         poses[..., 3] *= scale
-        with Image.open(images[0]) as image:
-            width, height = image.size
+        width, height = common_size(images)
         factor = width / float(matrix[0, 1, 4])
-        if abs(height / float(matrix[0, 0, 4]) / factor - 1) > 0.02:  # noqa: PLR2004
+        if abs(height / float(matrix[0, 0, 4]) / factor - 1) > SAME_SHAPE:
             raise InputError(
                 f"{images[0]} is {width} x {height}, another shape than the {float(matrix[0, 1, 4]):.0f} x "
                 f"{float(matrix[0, 0, 4]):.0f} of poses_bounds.npy."
@@ -99,7 +103,7 @@ class LLFF(DataParser):
         folder = next((data / name for name in wanted if (data / name).is_dir()), None)
         if folder is None:
             raise InputError(f"{data} has no folder {' or '.join(wanted)} with photographs.")
-        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        images = photographs_in(folder)
         if len(images) != count:
             raise InputError(f"{folder} holds {len(images)} photographs, but poses_bounds.npy has {count} poses.")
         return images
@@ -112,16 +116,18 @@ def read_poses_bounds(path: Path) -> Float[Tensor, "views 17"]:
         InputError: it is missing, cut off, or something else.
     """
     try:
-        table = np.load(path, allow_pickle=False)
+        table = np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: is {path.parent} the folder of an LLFF scene?") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError) as error:
         raise InputError(f"{path} cannot be read as an array ({error}); is it cut off?") from error
     if table.ndim != 2 or table.shape[1] != NUMBERS or not len(table):  # noqa: PLR2004
         raise InputError(f"{path} is an array of shape {table.shape}; it should be [views, {NUMBERS}].")
     if not np.isfinite(table).all() or (table[:, 15] <= 0).any() or (table[:, 16] <= table[:, 15]).any():
         raise InputError(f"{path} holds numbers that are not finite, or bounds that are no pair of depths above 0.")
-    return torch.from_numpy(table.astype(np.float64))
+    if (table[:, [4, 9, 14]] <= 0).any():
+        raise InputError(f"{path} holds a height, a width or a focal length that is not above 0.")
+    return torch.from_numpy(table)
 
 
 def to_mean_camera(poses: Float[Tensor, "views 3 4"]) -> Float[Tensor, "3 4"]:

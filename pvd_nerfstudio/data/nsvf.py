@@ -14,14 +14,13 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.colors import get_color
-from PIL import Image
 from torch import Tensor
 
+from pvd_nerfstudio.data.photographs import common_size, photographs_in
 from pvd_nerfstudio.errors import InputError
 
 PREFIXES = {"train": ("0_",), "val": ("1_", "2_"), "test": ("2_", "1_")}
 """Of a split's file names; the second where there is none of the first: Tanks and Temples has two splits."""
-SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass
@@ -52,8 +51,12 @@ class NSVF(DataParser):
         poses[..., 1:3] *= -1  # nerfstudio's axes: right, up, backwards
         poses[..., 3] = scale * (poses[..., 3] - middle)
         focal_x, focal_y, cx, cy = read_intrinsics(data / "intrinsics.txt")
-        with Image.open(images[0]) as image:
-            width, height = image.size
+        width, height = common_size(images)
+        if not (focal_x > 0 and focal_y > 0 and 0 < cx < width and 0 < cy < height):
+            raise InputError(
+                f"{data / 'intrinsics.txt'} has focal lengths of {focal_x:g} and {focal_y:g} pixels and its principal "
+                f"point at {cx:g}, {cy:g}; that does not fit photographs of {width} x {height}, as {images[0]} is."
+            )
         cameras = Cameras(
             camera_to_worlds=poses.float(),
             fx=focal_x,
@@ -77,7 +80,7 @@ class NSVF(DataParser):
         folder = self.config.data / "rgb"
         if not folder.is_dir():
             raise InputError(f"{folder} is missing: is {folder.parent} the folder of an NSVF scene?")
-        images = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        images = photographs_in(folder)
         for prefix in PREFIXES[split]:
             chosen = [path for path in images if path.name.startswith(prefix)]
             if chosen:
@@ -93,16 +96,16 @@ class NSVF(DataParser):
 
 
 def read_intrinsics(path: Path) -> tuple[float, float, float, float]:
-    """Focal lengths and principal point in pixels, from a 3 x 3 or 4 x 4 matrix, or from a line of `f cx cy`.
+    """Focal lengths and principal point in pixels, from a 3 x 3 or 4 x 4 matrix, or from a first line of `f cx cy`.
 
     Raises:
         InputError: the file is missing or holds something else.
     """
     values = numbers(path, at_least=3)
-    for side in (4, 3):
-        if len(values) == side**2:
-            matrix = values.view(side, side)
-            return float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])
+    rows = [len(line.split()) for line in path.read_text("utf8").splitlines() if line.strip()]
+    if rows in ([3] * 3, [4] * 4):
+        matrix = values.view(len(rows), len(rows))
+        return float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])
     return float(values[0]), float(values[0]), float(values[1]), float(values[2])
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
@@ -96,6 +98,8 @@ class StudentModel(Model):
     """A field and the occupancy grid that its samples come from."""
 
     config: StudentModelConfig
+    beside: Callable[[Cameras, Tensor], dict[str, Tensor]] | None = None
+    """Gives further pictures from a camera, beside the student's own; set while a teacher is at hand."""
     field: StudentField
 
     def populate_modules(self) -> None:
@@ -184,8 +188,16 @@ class StudentModel(Model):
             return PackedSamples(torch.zeros_like(near[:1, 0], dtype=torch.long), near[:1], near[:1])
         return samples
 
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Pictures from a camera, each `[height, width, channels]`; with the teacher's while it is at hand."""
+        outputs = super().get_outputs_for_camera(camera, obb_box)
+        return outputs if self.beside is None else outputs | self.beside(camera, outputs["rgb"])
+
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
-        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour."""
+        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour.
+
+        In evaluation `occupancy` says how many hundreds of samples a ray takes.
+        """
         rays, num_rays = ray_bundle, len(ray_bundle)
         samples = self.sample(rays)
         index = samples.ray_indices
@@ -203,6 +215,8 @@ class StudentModel(Model):
         }
         if self.training:
             outputs["premultiplied"] = accumulate(weights, rgb, index, num_rays)
+        else:
+            outputs["occupancy"] = torch.bincount(index, minlength=num_rays)[:, None] / 100
         return outputs
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
@@ -230,7 +244,10 @@ class StudentModel(Model):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """nerfstudio's metrics and pictures of one view: photograph beside rendering, opacity, depth."""
+        """nerfstudio's metrics and pictures of one view: photograph beside rendering, opacity, depth.
+
+        With the teacher's picture in the batch, that stands in the middle and is compared with too.
+        """
         photograph = self.renderer_rgb.blend_background(batch["image"].to(self.device))
         rgb = outputs["rgb"]
         images = {
@@ -238,7 +255,12 @@ class StudentModel(Model):
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
-        return image_metrics(rgb, photograph), images
+        metrics = image_metrics(rgb, photograph)
+        if "teacher" in batch:
+            teacher = batch["teacher"].to(rgb)
+            images["img"] = torch.cat([photograph, teacher, rgb], dim=1)
+            metrics |= {f"{name}_teacher": value for name, value in image_metrics(rgb, teacher).items()}
+        return metrics, images
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load all or nothing: nerfstudio's second, lenient try would leave what does not fit at random."""

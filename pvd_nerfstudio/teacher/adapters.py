@@ -237,6 +237,7 @@ class GenericAdapter(FieldAdapter):
 
     @staticmethod
     def space(config: Any) -> Space:
+        """As far as the configuration has nerfstudio's usual names for it."""
         near, far = getattr(config, "near_plane", None), getattr(config, "far_plane", None)
         if not getattr(config, "overwrite_near_far_plane", True):  # surface models: the scene box bounds their rays
             near, far = None, None

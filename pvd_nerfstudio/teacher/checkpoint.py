@@ -5,6 +5,7 @@ import pickle
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ def load_state(run: TeacherRun) -> dict[str, Tensor]:
             "an earlier checkpoint or train the teacher again."
         )
     return state
+
+
+def weights_megabytes(run: TeacherRun) -> float:
+    """MB of the run's weights on disk, without the optimiser's state.
+
+    Raises:
+        InputError: as load_state does.
+    """
+    file = BytesIO()
+    torch.save(load_state(run), file)
+    return file.tell() / 1e6
 
 
 def _config_of_folder(folder: Path) -> Path:

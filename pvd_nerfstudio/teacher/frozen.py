@@ -17,6 +17,7 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components import encodings, mlp
 from nerfstudio.models.base_model import Model
 from nerfstudio.utils.external import TCNN_EXISTS
+from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
@@ -147,6 +148,8 @@ class FrozenTeacher:
         with self._asked():
             try:
                 return self.model.get_outputs_for_camera(camera.to(self.device))
+            except IOChangeException:  # the viewer wants another picture
+                raise
             except Exception as error:  # any method, which may need what is not here
                 raise InputError(
                     f"{_method(self.run)} cannot render on this {self.device.type.upper()}: "

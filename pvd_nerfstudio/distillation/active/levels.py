@@ -134,7 +134,7 @@ class ActiveLearning(nn.Module):
             self.rays.update(rays, errors)
 
     def replace_rays(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None) -> None:
-        """New rays took these places in the bank; their errors, if the student was asked."""
+        """New rays took these places in the bank; the errors of the first of them, if the student was asked."""
         self.rays.replace(start, stop, errors if self.config.rays else None)
 
     def point_probability(

@@ -13,6 +13,8 @@ from torch import Generator, Tensor, nn
 from pvd_nerfstudio.distillation.active import summary
 
 UNKNOWN = -1.0
+CANDIDATES = 8
+"""Uniform rays for each hard one that is chosen of them."""
 
 Draw = tuple[Int[Tensor, "uniform"], Int[Tensor, "hard"]]
 
@@ -20,7 +22,8 @@ Draw = tuple[Int[Tensor, "uniform"], Int[Tensor, "hard"]]
 class RayErrors(nn.Module):
     """The rule `error`: a running mean of each ray's error; a share of each draw is in proportion to it.
 
-    A ray of unknown error counts as an average one.
+    A ray of unknown error counts as an average one. The hard ones are chosen, in proportion, among eight times as many
+    uniform ones: the cost is that of a batch, however many rays there are.
 
     Args:
         capacity: how many rays there are.
@@ -50,13 +53,16 @@ class RayErrors(nn.Module):
             generator: of all randomness.
             among: only rays below this number; left out: all.
         """
-        errors, hard = self.errors[:among], round(self.share * count)
+        capacity, hard = len(self.errors) if among is None else among, round(self.share * count)
+        drawn = uniform(count - hard, capacity, generator)
+        if not hard:
+            return drawn, drawn[:0]
+        candidates = torch.randint(capacity, (CANDIDATES * hard,), generator=generator, device=generator.device)
+        errors = self.errors[candidates]
         known = errors >= 0
         mean = errors.clamp_min(0).sum() / known.sum().clamp_min(1)
-        up_to = torch.where(known, errors, mean).clamp_min(1e-12).cumsum(0, dtype=torch.float64)
-        where = torch.rand(hard, generator=generator, device=errors.device, dtype=torch.float64) * up_to[-1]
-        chosen = torch.searchsorted(up_to, where, right=True).clamp_max(len(errors) - 1)
-        return uniform(count - hard, len(errors), generator), chosen
+        weights = torch.where(known, errors, mean).clamp_min(1e-12)
+        return drawn, candidates[torch.multinomial(weights, hard, replacement=True, generator=generator)]
 
     def update(self, rays: Int[Tensor, "count"], errors: Float[Tensor, "count"]) -> None:
         """Note the errors, 0 or above, of rays that were drawn; of a ray drawn twice the larger one counts."""
@@ -68,10 +74,10 @@ class RayErrors(nn.Module):
         self.measured[rays] = self.clock
 
     def replace(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None = None) -> None:
-        """The rays of these numbers made room for others; of these the errors, if they are known."""
+        """The rays of these numbers made room for others; of the first of these the errors, if they are known."""
         self.errors[start:stop] = UNKNOWN
         if errors is not None:
-            self.update(torch.arange(start, stop, device=errors.device), errors)
+            self.update(torch.arange(start, start + len(errors), device=errors.device), errors)
 
     def summary(self) -> dict[str, float]:
         """How many rays have a known error, how many updates ago it was measured, and what it is; means."""

@@ -1,0 +1,99 @@
+"""A teacher beside its student: its pictures, the difference, and where that is largest."""
+
+import copy
+from collections.abc import Collection
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap
+from torch import Tensor
+
+from pvd_nerfstudio.data.views import split_rays
+from pvd_nerfstudio.student.model import StudentModel
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.pixels import show
+from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
+
+ERROR_SCALE = 0.3
+"""Mean absolute difference of the colours at the bright end of the colour map."""
+TEACHER = "teacher_rgb"
+DIFFERENCE = f"difference (0 to {ERROR_SCALE})"
+RAYS_OF_A_VIEW = 400
+"""Rays by which a view is judged."""
+SMALL = 40
+"""Longer side of a view by which a teacher is judged that shows pictures alone."""
+
+
+class Comparison:
+    """Pictures of both from the same camera.
+
+    Args:
+        teacher: the teacher.
+        student: whose samples both are rendered through.
+    """
+
+    def __init__(self, teacher: FrozenTeacher, student: StudentModel) -> None:
+        self.teacher, self._student = teacher, student
+
+    @torch.no_grad()
+    def picture(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
+        """The teacher's picture of one camera; through the student's samples where the teacher has a density."""
+        if not self.teacher.has_density:
+            return show(self.teacher, camera, self._student.renderer_rgb)
+        rays = camera.to(self._student.device).generate_rays(camera_indices=0, keep_shape=True)
+        parts = split_rays(rays.flatten(), self._student.config.eval_num_rays_per_chunk)
+        pixels = [self._through_shared_samples(part) for part in parts]
+        return torch.cat(pixels).view(*rays.shape, 3)
+
+    def outputs(
+        self, camera: Cameras, rgb: Float[Tensor, "height width 3"], wanted: Collection[str]
+    ) -> dict[str, Tensor]:
+        """The teacher's picture and the difference, each `[height, width, 3]`; black where neither is wanted."""
+        if TEACHER not in wanted and DIFFERENCE not in wanted:
+            nothing = torch.zeros_like(rgb)
+            return {TEACHER: nothing, DIFFERENCE: nothing}
+        picture = self.picture(camera).to(rgb)
+        return {TEACHER: picture, DIFFERENCE: difference(rgb, picture)}
+
+    @torch.no_grad()
+    def errors(self, cameras: Cameras) -> Float[Tensor, "views"]:
+        """Mean squared error of the student against the teacher in each view, by a few rays, always the same."""
+        student = self._student
+        was_training = student.training
+        student.eval()
+        try:
+            views = range(len(cameras))
+            return torch.stack([self._error(copy.deepcopy(cameras[view : view + 1])) for view in views])
+        finally:
+            student.train(was_training)
+
+    def _error(self, camera: Cameras) -> Float[Tensor, ""]:
+        student = self._student
+        if not self.teacher.has_density:
+            camera.rescale_output_resolution(min(1.0, SMALL / max(int(camera.height), int(camera.width))))
+            theirs = self.picture(camera).flatten(0, 1)
+            rays = camera.to(student.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
+        else:
+            width, pixels = int(camera.width), int(camera.width) * int(camera.height)
+            chosen = torch.linspace(0, pixels - 1, min(RAYS_OF_A_VIEW, pixels)).long()
+            coords = torch.stack([chosen // width, chosen % width], dim=-1) + 0.5
+            rays = camera.to("cpu").generate_rays(torch.zeros(len(coords), 1).long(), coords).to(student.device)
+            theirs = self._through_shared_samples(rays)
+        return (student.get_outputs(rays)["rgb"] - theirs).square().mean()
+
+    def _through_shared_samples(self, rays: RayBundle) -> Float[Tensor, "rays 3"]:
+        return render_teacher(self.teacher, self._samples, rays, shift=0.5).over(self._student.renderer_rgb)
+
+    @property
+    def _samples(self) -> SharedSamples:
+        """From the camera on, as in nerfstudio's evaluation."""
+        student = self._student
+        return SharedSamples(student.grid, 0.0, student.far, student.step_size)
+
+
+def difference(student: Float[Tensor, "*batch 3"], teacher: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Mean absolute difference of the colours in a perceptual colour map, black for 0, bright for `ERROR_SCALE`."""
+    error = (student - teacher).abs().mean(dim=-1, keepdim=True) / ERROR_SCALE
+    return apply_colormap(error.clamp(0, 1), ColormapOptions(colormap="inferno"))
