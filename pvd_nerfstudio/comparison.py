@@ -90,7 +90,7 @@ class Comparison:
     def _samples(self) -> SharedSamples:
         """From the camera on, as in nerfstudio's evaluation."""
         student = self._student
-        return SharedSamples(student.grid, 0.0, student.far, student.step_size)
+        return SharedSamples(student.grid, 0.0, student.far, student.spacing, student.has_sky)
 
 
 def difference(student: Float[Tensor, "*batch 3"], teacher: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:

@@ -86,7 +86,7 @@ class PartSource:
             return ask_for_pixels(teacher, self._shared, self._data.draw_views, count, generator), None
         views = self._data.viewpoints(notes.poses.to(generator.device), generator)
         rays, rendered = ask(teacher, self._shared, views.rays, count, generator)
-        attempt = self._attempt(rendered) if try_student and self._active.config.on else None
+        attempt = self._attempt(rays, rendered) if try_student and self._active.config.on else None
         chosen = self._choose(rendered, attempt, notes, generator)
         part = keep(rays, rendered, chosen, self._shared.spacing, self._method.feature_weight > 0)
         if self._method.photographs:
@@ -98,7 +98,7 @@ class PartSource:
     @property
     def _shared(self) -> SharedSamples:
         student = self._student
-        return SharedSamples(student.grid, student.near, student.far, student.spacing)
+        return SharedSamples(student.grid, student.near, student.far, student.spacing, student.has_sky)
 
     def _hard_poses(self, number: int) -> Float[Tensor, "views 3 4"]:
         generator = seeded_generator(self._student.device, self._seed + 2, number)
@@ -120,7 +120,7 @@ class PartSource:
         return chosen
 
     @torch.no_grad()
-    def _attempt(self, rendered: Rendered) -> Attempt:
+    def _attempt(self, rays: RayBundle, rendered: Rendered) -> Attempt:
         """The student's picture of the same samples."""
         field, samples, count = self._student.field, rendered.samples, len(rendered.rgb)
         log_densities, colors = [], []
@@ -132,6 +132,9 @@ class PartSource:
         weights = render_weights(density, samples.ends - samples.starts, index, count)
         rgb = accumulate(weights, torch.cat(colors), index, count)
         opacity = accumulate(weights, None, index, count)
+        if self._student.has_sky:
+            rgb = rgb + (1 - opacity) * self._student.sky(rays.origins, rays.directions)
+            opacity = torch.ones_like(opacity)
         return Attempt(weights, pixel_errors(rgb, opacity, rendered.rgb, rendered.opacity))
 
     def _offer(self, views: Viewpoints, rays: RayBundle, attempt: Attempt) -> None:

@@ -29,9 +29,10 @@ from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.parts import PartSource
+from pvd_nerfstudio.rendering.space import stretch
 from pvd_nerfstudio.student.model import PointAnswers, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
-from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid, keep_frame
+from pvd_nerfstudio.teacher.check import check_frame, check_pictures, drop_unseen, fill_grid, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.offers import offers_table
@@ -160,8 +161,7 @@ class DistillationPipeline(ComparedPipeline):
         if weights.log_density:
             terms["log_density_loss"] = weights.log_density * losses.log_density_loss(*density, norm)
         if weights.opacity:
-            distance = (teacher.positions - self.student.grid.aabb.mean(dim=0)).norm(dim=-1, keepdim=True)
-            length = self.student.spacing.length(distance)
+            length = self.student.spacing.step_size * stretch(teacher.positions, self.student.grid.contracted)
             terms["opacity_loss"] = weights.opacity * losses.opacity_loss(*density, length, norm)
         if weights.color:
             terms["color_loss"] = weights.color * losses.color_loss(student["rgb"], teacher.rgb, teacher.weight, norm)
@@ -171,7 +171,7 @@ class DistillationPipeline(ComparedPipeline):
         self, student: dict[str, Tensor], teacher: RayTargets, stage: Stage, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         background = torch.rand(len(teacher.rgb), 3, generator=generator, device=generator.device)
-        rgb, opacity = student["premultiplied"], student["accumulation"]
+        rgb, opacity = student["premultiplied"], student["opacity"]
         norm = self._norm()
         loss = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, background, norm)
         with torch.no_grad():
@@ -209,6 +209,8 @@ class DistillationPipeline(ComparedPipeline):
         self._print_offers(teacher)
         if teacher.has_density:
             fill_grid(student.grid, teacher, student.spacing, config.occupancy_threshold)
+            if student.grid.contracted:
+                drop_unseen(teacher, self._shared_samples, data.draw_rays, self._seed)
         else:
             CONSOLE.print("The teacher has no field that answers at points: its pictures alone are distilled.")
             if config.active.poses or config.active.points:
@@ -306,7 +308,7 @@ class DistillationPipeline(ComparedPipeline):
     def _shared_samples(self) -> SharedSamples:
         """Samples from the camera on, as in nerfstudio's evaluation."""
         student = self.student
-        return SharedSamples(student.grid, 0.0, student.far, student.spacing)
+        return SharedSamples(student.grid, 0.0, student.far, student.spacing, student.has_sky)
 
     def bank_at(self, step: int) -> TargetBank:
         """The bank as it is at a step. It is made late: only after loading does a resumed run know its grid."""

@@ -15,6 +15,7 @@ from test_conversion import start
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import ask_for_pixels, fill_grid_from_views, look, show
@@ -96,7 +97,7 @@ def test_grid_is_a_shell_about_the_surface_and_the_bank_has_its_pixels(neus: Fro
     directions = torch.nn.functional.normalize(torch.randn(200, 3), dim=-1)
     directions[:, 2] = directions[:, 2].abs()  # the cameras look from above
     assert grid.contains(RADIUS * directions).float().mean() > 0.9
-    shared = SharedSamples(grid, 0.05, 1000.0, 0.05)
+    shared = SharedSamples(grid, 0.05, 1000.0, Spacing(0.05))
     part = ask_for_pixels(neus, shared, draw, 300, torch.Generator().manual_seed(0))
     again = ask_for_pixels(neus, shared, draw, 300, torch.Generator().manual_seed(0))
     assert part.points is None

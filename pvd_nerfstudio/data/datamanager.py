@@ -161,6 +161,11 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.fixed_indices_eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
         self.eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
 
+    def draw_rays(self, count: int, generator: Generator) -> RayBundle:
+        """Rays of training cameras and made-up ones."""
+        none = self.train_cameras.camera_to_worlds[:0]
+        return self.viewpoints(none, generator).rays(count, generator)
+
     def viewpoints(self, hard: Float[Tensor, "views 3 4"], generator: Generator) -> views.Viewpoints:
         """Cameras for one part of the bank: the training ones, made-up ones and, in place of some of these, hard ones.
 

@@ -76,14 +76,22 @@ class OccupancyGrid(nn.Module):
     def fill(self, visible: VisibleFn, chunk: int = 1 << 17) -> None:
         """Mark each cell with something visible at one of its corners.
 
-        A grid of half the resolution comes first, grown by a cell; the full one is asked only inside it.
+        In a box, a grid of half the resolution comes first, grown by a cell; the full one is asked only inside it.
         """
-        coarse = self._corners(visible, self.resolution // 2, None, chunk)
-        near = functional.max_pool3d(_cells(coarse)[None].float(), 3, stride=1, padding=1)
-        wanted = functional.interpolate(near[None], size=(self.resolution,) * 3, mode="nearest")[0, 0] > 0
-        corners = functional.max_pool3d(functional.pad(wanted[None].float(), (1,) * 6), 2, stride=1)[0] > 0
-        fine = self._corners(visible, self.resolution, corners, chunk)
-        self.occupy(_cells(fine))
+        corners = None
+        if not self.contracted:
+            coarse = _cells(self._corners(visible, self.resolution // 2, None, chunk))
+            wanted = _finer(_grown(coarse), self.resolution)
+            corners = functional.max_pool3d(functional.pad(wanted[None].float(), (1,) * 6), 2, stride=1)[0] > 0
+        self.occupy(_cells(self._corners(visible, self.resolution, corners, chunk)))
+
+    def keep_seen(self, positions: Float[Tensor, "points 3"]) -> None:
+        """Drop the cells that are far from all of these points, by one to two cells of half the resolution."""
+        coarse = self.resolution // 2
+        seen = self.occupied.new_zeros(coarse, coarse, coarse)
+        unit = to_unit(positions, self.aabb, self.contracted)
+        seen[tuple((unit * coarse).long().clamp(0, coarse - 1).T)] = True
+        self.occupy(self.occupied & _finer(_grown(seen), self.resolution))
 
     def occupy(self, cells: Bool[Tensor, "x y z"]) -> None:
         """Mark these cells and no others."""
@@ -121,7 +129,7 @@ class OccupancyGrid(nn.Module):
 
         nerfacc marches through a box on CUDA where it runs; elsewhere every candidate is looked up at once.
         """
-        if origins.is_cuda and nerfacc_runs() and not self.contracted and not spacing.cone_angle:
+        if origins.is_cuda and nerfacc_runs() and not self.contracted:
             intervals, samples = nerfacc.traverse_grids(
                 origins,
                 directions,
@@ -185,6 +193,16 @@ def _box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor
     safe = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)
     planes = torch.stack([(aabb[0] - origins) / safe, (aabb[1] - origins) / safe])
     return planes.amin(dim=0).amax(dim=-1, keepdim=True), planes.amax(dim=0).amin(dim=-1, keepdim=True)
+
+
+def _grown(cells: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
+    """Cells and all their neighbours."""
+    return functional.max_pool3d(cells[None].float(), 3, stride=1, padding=1)[0] > 0
+
+
+def _finer(cells: Bool[Tensor, "x y z"], resolution: int) -> Bool[Tensor, "r r r"]:
+    """The same cells at a higher resolution."""
+    return functional.interpolate(cells[None, None].float(), size=(resolution,) * 3, mode="nearest")[0, 0] > 0
 
 
 def _cells(corners: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x-1 y-1 z-1"]:

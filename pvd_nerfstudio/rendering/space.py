@@ -1,5 +1,6 @@
 """The space that a field lives in, its unit cube, and how long samples are; teacher and student share them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,37 +28,37 @@ class Space:
 
 @dataclass(frozen=True)
 class Spacing:
-    """How long samples are: `step_size` close by, `cone_angle` times the distance from where that is more.
+    """How long samples are: `step_size` up to the distance `bend`, behind it more with the square of the distance.
 
-    The edges of the samples of a ray are those of equal steps of a number that grows with the distance d: d / step_size
-    up to the bend at step_size / cone_angle, (1 + log(d / bend)) / cone_angle behind it. Instant-NGP (section E) has
-    such lengths too, step by step; in closed form any sample can be found without those before it.
+    Behind the bend they are even in disparity, as nerfacto's are, and grow as the cells of contracted space do. Any
+    sample can be found without those before it: a ray has bend / step_size of them up to the bend, and as many behind.
     """
 
     step_size: float
-    cone_angle: float = 0.0
+    bend: float = math.inf
 
     def scaled(self, factor: float) -> "Spacing":
         """All samples longer by a factor."""
-        return Spacing(factor * self.step_size, factor * self.cone_angle)
+        return Spacing(factor * self.step_size, self.bend)
 
     def length(self, distance: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Length of a sample at a distance."""
-        return (self.cone_angle * distance).clamp_min(self.step_size)
+        return self.step_size * (distance / self.bend).clamp_min(1.0).square()
 
     def steps(self, distance: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """How many samples lie between the camera and a distance."""
-        if not self.cone_angle:
+        if math.isinf(self.bend):
             return distance / self.step_size
-        bend = self.step_size / self.cone_angle
-        return distance.clamp_max(bend) / self.step_size + (distance / bend).clamp_min(1.0).log() / self.cone_angle
+        behind = 1 - self.bend / distance.clamp_min(self.bend)
+        return (distance.clamp_max(self.bend) + self.bend * behind) / self.step_size
 
     def distance(self, steps: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The distance after so many samples: `steps` backwards."""
-        if not self.cone_angle:
-            return steps * self.step_size
-        straight = 1 / self.cone_angle
-        return steps.clamp_max(straight) * self.step_size * (self.cone_angle * (steps - straight).clamp_min(0.0)).exp()
+        even = steps * self.step_size
+        if math.isinf(self.bend):
+            return even
+        behind = (even / self.bend - 1).clamp(0.0, 1 - 1e-6)
+        return even.clamp_max(self.bend) / (1 - behind)
 
 
 _CONTRACT = SceneContraction(order=float("inf"))
@@ -81,3 +82,10 @@ def to_world(
     position = unit * 4 - 2
     norm = position.abs().amax(dim=-1, keepdim=True)
     return torch.where(norm <= 1, position, position / norm / (2 - norm).clamp_min(1e-6))
+
+
+def stretch(positions: Float[Tensor, "*batch 3"], contracted: bool) -> Float[Tensor, "*batch 1"]:
+    """How much longer than in the middle a cell of the unit cube is at world positions, measured away from it."""
+    if not contracted:
+        return torch.ones_like(positions[..., :1])
+    return positions.abs().amax(dim=-1, keepdim=True).clamp_min(1.0).square()

@@ -1,5 +1,6 @@
 """The student: an ordinary nerfstudio model that marches through an occupancy grid and needs nothing but itself."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ from pvd_nerfstudio.student.registry import STUDENTS, StudentName
 PointAnswers = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Positions and directions `[points, 3]` to log-density `[points, 1]` and colour `[points, 3]`."""
 
+BEND = 2.0
+"""Distance from which samples in contracted space are even in disparity: behind most of what lies in the unit box."""
+
 if TYPE_CHECKING:
     StudentSizes = ModelConfig
 else:
@@ -50,9 +54,11 @@ class StudentModelConfig(StudentSizes):
     grid_resolution: int = 128
     """Cells of the occupancy grid along each side."""
     render_step_size: float | None = None
-    """Length of a sample on a ray, in world units; left out: 1/400 of the scene box's diagonal."""
-    cone_angle: float | None = None
-    """Length of a far sample over its distance; left out: 0 in a scene box, 0.01 in contracted space."""
+    """Length of a sample on a ray, in world units; left out: 1/400 of the diagonal of the scene box, or of the unit box
+    of contracted space."""
+    disparity_from: float | None = None
+    """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box, 2 in
+    contracted space."""
     train_step_factor: float = 1.6
     """How much longer samples are in training than in pictures: fewer of them, at random places."""
     near_plane: float | None = None
@@ -61,8 +67,9 @@ class StudentModelConfig(StudentSizes):
     """Distance at which rays end; left out: the teacher's."""
     contracted: bool | None = None
     """Whether space outside the unit box is contracted; left out: as the teacher's."""
-    background_color: Literal["white", "black", "random"] | None = None
-    """Colour where nothing is hit; left out: the teacher's. random: black in pictures, as in nerfstudio."""
+    background_color: Literal["white", "black", "random", "last_sample"] | None = None
+    """Colour where nothing is hit; left out: the teacher's. random: black in pictures, as in nerfstudio. last_sample:
+    what the field shows at the far plane, in contracted space alone."""
     enable_collider: bool = False
     """Not used: near_plane and far_plane bound the rays."""
     eval_num_rays_per_chunk: int = 8192
@@ -90,8 +97,9 @@ class StudentModelConfig(StudentSizes):
 
     def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
         """How long samples are in pictures of a scene."""
-        cone_angle = (0.01 if self.contracted else 0.0) if self.cone_angle is None else self.cone_angle
-        return Spacing(self.render_step_size or float((aabb[1] - aabb[0]).norm()) / 400, cone_angle)
+        extent = 2 * math.sqrt(3) if self.contracted else float((aabb[1] - aabb[0]).norm())
+        bend = BEND if self.contracted else math.inf
+        return Spacing(self.render_step_size or extent / 400, self.disparity_from or bend)
 
 
 class StudentModel(Model):
@@ -113,7 +121,8 @@ class StudentModel(Model):
         self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted, **options)
         self.grid = OccupancyGrid(aabb, config.grid_resolution, bool(config.contracted))
         self.spacing = config.spacing(aabb)
-        self.renderer_rgb = RGBRenderer(background_color=config.background_color)
+        self.has_sky = config.background_color == "last_sample"
+        self.renderer_rgb = RGBRenderer(background_color="black" if self.has_sky else config.background_color)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
@@ -194,7 +203,8 @@ class StudentModel(Model):
         return outputs if self.beside is None else outputs | self.beside(camera, outputs["rgb"])
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
-        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour.
+        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour and the
+        opacity that goes with it, which is 1 where there is a sky.
 
         In evaluation `occupancy` says how many hundreds of samples a ray takes.
         """
@@ -204,20 +214,31 @@ class StudentModel(Model):
         log_density, feature = self.field.shallow(samples.positions(rays.origins, rays.directions))
         rgb = self.field.deep(feature, rays.directions.index_select(0, index))
         weights = render_weights(to_density(log_density), samples.ends - samples.starts, index, num_rays)
+        premultiplied = accumulate(weights, rgb, index, num_rays)
         accumulation = accumulate(weights, None, index, num_rays)
         middle = (samples.starts + samples.ends) / 2
         depth = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
         far = rays.fars if rays.fars is not None else torch.full_like(depth, self.far)
+        picture = self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays)
+        if self.has_sky:  # the picture is over black so far
+            behind = (1 - accumulation) * self.sky(rays.origins, rays.directions)
+            picture, premultiplied = picture + behind, premultiplied + behind
         outputs = {
-            "rgb": self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays),
+            "rgb": picture,
             "accumulation": accumulation,
             "depth": torch.where(accumulation > 1e-3, depth, far),  # noqa: PLR2004
         }
         if self.training:
-            outputs["premultiplied"] = accumulate(weights, rgb, index, num_rays)
+            opacity = torch.ones_like(accumulation) if self.has_sky else accumulation
+            outputs |= {"premultiplied": premultiplied, "opacity": opacity}
         else:
             outputs["occupancy"] = torch.bincount(index, minlength=num_rays)[:, None] / 100
         return outputs
+
+    def sky(self, origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:
+        """What the field shows at the far plane, behind everything."""
+        _, feature = self.field.shallow(origins + self.far * directions)
+        return self.field.deep(feature, directions)
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Straight colour and opacity: the background is taken out again, so that exports leave it out."""

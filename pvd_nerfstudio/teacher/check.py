@@ -2,18 +2,20 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
-from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.rendering.space import Spacing, stretch
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
@@ -24,6 +26,11 @@ BROKEN = 20.0
 """dB under which a teacher does not show its scene."""
 ALIKE = 35.0
 """dB between both renderings that count as the same where no photograph can tell."""
+SEEN_RAYS = 1 << 15
+"""Rays by which cells are found that can be seen."""
+RAYS_AT_ONCE = 1 << 11
+SEEN = 1e-3
+"""Compositing weight from which on a cell is seen."""
 PIXELS = 2048
 """Pixels of each view that are compared."""
 
@@ -69,16 +76,15 @@ def keep_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
 def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, threshold: float) -> None:
     """Mark the cells in which one sample of the teacher would have an opacity above `threshold`.
 
-    How long that sample is, its distance from the middle of the scene tells.
+    A sample is as much longer in contracted space as the cells there are.
 
     Raises:
         InputError: there are none.
     """
-    middle = grid.aabb.mean(dim=0)
 
     def visible(positions: Tensor) -> Tensor:
-        length = spacing.length((positions - middle).norm(dim=-1))
-        return teacher.density(positions, spacing.step_size)[:, 0] * length > -math.log1p(-threshold)
+        length = spacing.step_size * stretch(positions, grid.contracted)
+        return (teacher.density(positions, spacing.step_size) * length)[:, 0] > -math.log1p(-threshold)
 
     grid.fill(visible)
     if teacher.grid is not None:
@@ -90,6 +96,31 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, thr
             "its training has probably collapsed."
         )
     CONSOLE.print(f"Occupancy grid: {grid.resolution}^3 cells, {grid.share:.1%} occupied.")
+
+
+@torch.no_grad()
+def drop_unseen(
+    teacher: FrozenTeacher, shared: SharedSamples, draw_rays: Callable[[int, Generator], RayBundle], seed: int
+) -> None:
+    """Drop the cells that no ray shows: most of contracted space is filled with what nobody ever sees.
+
+    Args:
+        teacher: who is asked.
+        shared: whose grid it is.
+        draw_rays: gives any number of rays into the scene.
+        seed: of their choice.
+    """
+    grid, generator = shared.grid, Generator(device=teacher.device).manual_seed(seed)
+    seen = []
+    for _ in range(SEEN_RAYS // RAYS_AT_ONCE):
+        rays = draw_rays(RAYS_AT_ONCE, generator)
+        rendered = render_teacher(teacher, shared, rays, shift=0.5)
+        seen.append(rendered.positions[rendered.weights[:, 0] > SEEN])
+        if shared.has_sky:
+            seen.append(rays.origins + shared.far * rays.directions)
+    before = grid.share
+    grid.keep_seen(torch.cat(seen))
+    CONSOLE.print(f"Of them {grid.share / before:.1%} are seen: {grid.share:.1%} of all.")
 
 
 @dataclass
@@ -171,7 +202,7 @@ def _advice(teacher: FrozenTeacher, shared: SharedSamples) -> str:
     if teacher.space.contracted:
         return (
             "The teacher contracts space: try --pipeline.model.grid-resolution 192, then "
-            f"--pipeline.model.cone-angle {shared.spacing.cone_angle / 2:.4g}."
+            f"--pipeline.model.render-step-size {shared.spacing.step_size / 2:.4g}."
         )
     return (
         f"Try --pipeline.model.render-step-size {shared.spacing.step_size / 2:.4g}, then a lower "

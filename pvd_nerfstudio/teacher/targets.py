@@ -15,7 +15,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing
-from pvd_nerfstudio.teacher.adapters import Answer
+from pvd_nerfstudio.teacher.adapters import Answer, point_samples
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 VISIBLE = 3e-3
@@ -30,6 +30,8 @@ class SharedSamples:
     near: float
     far: float
     spacing: Spacing
+    has_sky: bool = False
+    """Whether what a field shows at the far plane is behind everything (nerfstudio's background "last_sample")."""
 
     def march(self, origins: Tensor, directions: Tensor, shift: Tensor | float = 0.0) -> PackedSamples:
         """Samples of rays, `shift` (a share of a step, `[rays, 1]`) behind the near plane."""
@@ -67,18 +69,22 @@ def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundl
     """The teacher's picture of rays through the shared samples."""
     origins, directions, count = rays.origins, rays.directions, len(rays)
     samples = shared.march(origins, directions, shift)
+    rgb, opacity = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
+    if shared.has_sky:
+        far = point_samples(origins + shared.far * directions, directions)
+        rgb, opacity = teacher.query(far).rgb, torch.ones_like(opacity)
     if not len(samples):
         nothing = origins.new_zeros(0, 1)
         answer = Answer(nothing, origins.new_zeros(0, 3), None)
-        black, clear = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
-        return Rendered(samples, origins[:0], origins[:0], answer, nothing, black, clear)
+        return Rendered(samples, origins[:0], origins[:0], answer, nothing, rgb, opacity)
     positions = samples.positions(origins, directions)
     asked = _ray_samples(samples, rays)
     answer = teacher.query(asked)
     lengths = samples.ends - samples.starts
     weights = render_weights(answer.log_density.exp(), lengths, samples.ray_indices, count)
-    rgb = accumulate(weights, answer.rgb, samples.ray_indices, count)
-    opacity = accumulate(weights, None, samples.ray_indices, count)
+    covered = accumulate(weights, None, samples.ray_indices, count)
+    rgb = (1 - covered) * rgb + accumulate(weights, answer.rgb, samples.ray_indices, count)
+    opacity = covered + (1 - covered) * opacity
     return Rendered(samples, positions, asked.frustums.directions, answer, weights, rgb, opacity)
 
 
