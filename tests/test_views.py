@@ -73,8 +73,22 @@ def test_views_in_front_stay_in_the_cameras_box_and_look_their_way() -> None:
     for margin in (0.0, 0.2):
         made_up = pseudo.PseudoViews(real, "front", margin)(500, Generator().manual_seed(0)).camera_to_worlds
         beyond = torch.maximum(low - made_up[:, :, 3], made_up[:, :, 3] - high) / (high - low)
-        assert beyond.max() <= margin + 1e-5 and beyond.max() > margin - 0.05
+        assert beyond.max() <= margin + 1e-5
+        spread = made_up[:, :, 3].amax(dim=0) - made_up[:, :, 3].amin(dim=0)
+        assert (spread > 0.8 * (high - low)).all()
         assert made_up[:, 2, 2].min() > 0.9
+
+
+def test_views_around_stay_on_the_arc_and_upright_whatever_axis_is_up() -> None:
+    angle = torch.linspace(0.0, 1.0, 30)
+    ring = torch.stack([4 * angle.cos(), 4 * angle.sin(), torch.ones(30)], dim=-1)
+    poses = views.look_at(CENTRE + ring, CENTRE)
+    swap = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # now y is up
+    made_up = swap.T @ pseudo.around(swap @ poses, 400, 0.1, Generator().manual_seed(0))
+    offset = made_up[:, :, 3] - CENTRE
+    azimuth = torch.atan2(offset[:, 1], offset[:, 0])
+    assert azimuth.min() > -0.11 and azimuth.max() < 1.11 and made_up[:, 2, 1].min() > 0.9
+    torch.testing.assert_close(offset[:, 2], torch.ones(400), atol=1e-2, rtol=0)
 
 
 def test_views_along_a_path_stay_near_it() -> None:

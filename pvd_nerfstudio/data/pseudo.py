@@ -22,6 +22,12 @@ DEGREES = 9.0
 """By which made-up cameras in front of a scene and along a path are turned at most, about each axis (PVD, 4.1)."""
 FRONT = math.cos(math.radians(60))
 """Cosine of the angle between an optical axis and their mean; all nearer than that: a scene seen from the front."""
+AZIMUTH = 0.2
+"""Standard deviation of the azimuths of made-up cameras about those of real ones, in radians."""
+AXIS = math.cos(math.radians(20))
+"""Cosine of the angle within which the mean of the cameras' up is taken for an axis of the world."""
+NEIGHBOURS = 3
+"""Cameras towards which one may go along a path."""
 SAME_DISTANCE = 0.5
 """Cameras around an object differ less in their distance from it, as a share of the mean (5th to 95th percentile)."""
 
@@ -69,9 +75,11 @@ def around(
 ) -> Float[Tensor, "count 3 4"]:
     """On the shell that the real cameras stand on, looking where they look (PVD, section 4.1).
 
-    Radius and elevation are uniform between the 5th and the 95th percentile of the real ones, the azimuth is uniform in
-    the real ones' range, which it leaves by the margin at most.
+    Radius and elevation are uniform between the 5th and the 95th percentile of the real ones. The azimuth is one of
+    theirs and up to a fifth of a radian more or less, but no more than the margin of the arc that they stand on.
     """
+    frame = upright(poses)
+    poses = frame @ poses
     centre = look_at_point(poses)
     offset = poses[:, :, 3] - centre
     radius = offset.norm(dim=-1)
@@ -79,36 +87,66 @@ def around(
     azimuth = torch.atan2(offset[:, 1], offset[:, 0])
     radius, sine = (_between_percentiles(value, count, generator) for value in (radius, sine))
     angle = azimuth[torch.randint(len(azimuth), (count,), generator=generator, device=azimuth.device)]
-    angle = angle + 2 * margin * torch.randn(count, generator=generator, device=azimuth.device).clamp(-2, 2)
+    limit = margin * arc_of(azimuth)
+    deviate = AZIMUTH * torch.randn(count, generator=generator, device=azimuth.device)
+    angle = angle + deviate.clamp(-limit, limit)
     flat = (1 - sine.square()).sqrt()
     where = torch.stack([flat * angle.cos(), flat * angle.sin(), sine], dim=-1) * radius[:, None]
-    return look_at(centre + where, centre)
+    return frame.T @ look_at(centre + where, centre)
 
 
 def front(
     poses: Float[Tensor, "views 3 4"], count: int, margin: float, generator: Generator
 ) -> Float[Tensor, "count 3 4"]:
-    """In the box around the real cameras, grown by the margin, turned like one of them and a little further."""
+    """Between three of the real cameras and up to the margin beside, turned like one of them and a little further.
+
+    The papers take the whole box around the cameras, grown by a tenth, whose corners no camera may have seen.
+    """
     low, high = poses[:, :, 3].amin(dim=0), poses[:, :, 3].amax(dim=0)
-    grown = margin * (high - low)
-    share = torch.rand(count, 3, generator=generator, device=poses.device)
-    where = low - grown + share * (high - low + 2 * grown)
-    like_one = poses[torch.randint(len(poses), (count,), generator=generator, device=poses.device), :, :3]
-    return perturbed(torch.cat([like_one, where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
+    three = poses[torch.randint(len(poses), (count, 3), generator=generator, device=poses.device)]
+    share = torch.rand(count, 3, generator=generator, device=poses.device).clamp_min(1e-6).log()
+    share = share / share.sum(dim=-1, keepdim=True)  # uniform over the triangle
+    aside = 2 * torch.rand(count, 3, generator=generator, device=poses.device) - 1
+    where = (share[:, :, None] * three[..., 3]).sum(dim=1) + margin * (high - low) * aside
+    return perturbed(torch.cat([three[:, 0, :, :3], where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
 
 
 def path(
     poses: Float[Tensor, "views 3 4"], count: int, margin: float, generator: Generator
 ) -> Float[Tensor, "count 3 4"]:
-    """Between each camera and the one after it, beside the way by the margin at most, as a share of the step."""
-    first = torch.randint(max(1, len(poses) - 1), (count,), generator=generator, device=poses.device)
-    one, other = poses[first], poses[(first + 1) % len(poses)]
+    """On the way from each camera to one of its neighbours, beside it by the margin at most, as a share of the way."""
+    places = poses[:, :, 3]
+    neighbours = torch.cdist(places, places).fill_diagonal_(torch.inf)
+    neighbours = neighbours.argsort(dim=1)[:, : max(1, min(NEIGHBOURS, len(poses) - 1))]
+    first = torch.randint(len(poses), (count,), generator=generator, device=poses.device)
+    rank = torch.randint(neighbours.shape[1], (count,), generator=generator, device=poses.device)
+    one, other = poses[first], poses[neighbours[first, rank]]
     share = torch.rand(count, 1, generator=generator, device=poses.device)
     step = other[:, :, 3] - one[:, :, 3]
     aside = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, device=poses.device), dim=-1)
     where = one[:, :, 3] + share * step + margin * share * (1 - share) * 4 * step.norm(dim=-1, keepdim=True) * aside
     nearer = torch.where(share[:, :, None] < 0.5, one[:, :, :3], other[:, :, :3])  # noqa: PLR2004
     return perturbed(torch.cat([nearer, where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
+
+
+def upright(poses: Float[Tensor, "views 3 4"]) -> Float[Tensor, "3 3"]:
+    """Rotation of the world after which z is up: the cameras' mean, or the axis that it all but is."""
+    up = torch.nn.functional.normalize(poses[:, :, 1].mean(dim=0), dim=0)
+    axis = int(up.abs().argmax())
+    if up[axis].abs() > AXIS:
+        up = torch.nn.functional.one_hot(torch.tensor(axis), 3).to(up) * up[axis].sign()
+    helper = torch.nn.functional.one_hot(up.abs().argmin(), 3).to(up)
+    if up[2] == 1:
+        helper = up.new_tensor([0.0, 1.0, 0.0])
+    x = torch.nn.functional.normalize(torch.linalg.cross(helper, up), dim=0)
+    return torch.stack([x, torch.linalg.cross(up, x), up])
+
+
+def arc_of(azimuth: Float[Tensor, "views"]) -> float:
+    """Length of the smallest arc that holds all angles, in radians."""
+    ordered = azimuth.sort().values
+    gaps = torch.cat([ordered.diff(), ordered[:1] + 2 * math.pi - ordered[-1:]])
+    return 2 * math.pi - float(gaps.max())
 
 
 def look_at_point(poses: Float[Tensor, "views 3 4"]) -> Float[Tensor, "3"]:
