@@ -157,12 +157,13 @@ class DistillationPipeline(ComparedPipeline):
         if weights.feature and teacher.feature is not None:
             feature = student["feature"] if self.projection is None else self.projection(student["feature"])
             terms["feature_loss"] = weights.feature * losses.feature_loss(feature, teacher.feature, norm)
-        density = student["log_density"], teacher.log_density
+        per_cell = stretch(teacher.positions, self.student.grid.contracted).log()
+        density = student["log_density"] + per_cell, teacher.log_density + per_cell
         if weights.log_density:
             terms["log_density_loss"] = weights.log_density * losses.log_density_loss(*density, norm)
         if weights.opacity:
-            length = self.student.spacing.step_size * stretch(teacher.positions, self.student.grid.contracted)
-            terms["opacity_loss"] = weights.opacity * losses.opacity_loss(*density, length, norm)
+            step_size = self.student.spacing.step_size
+            terms["opacity_loss"] = weights.opacity * losses.opacity_loss(*density, step_size, norm)
         if weights.color:
             terms["color_loss"] = weights.color * losses.color_loss(student["rgb"], teacher.rgb, teacher.weight, norm)
         return terms

@@ -41,17 +41,17 @@ def log_density_loss(
 
 
 def opacity_loss(
-    student: Float[Tensor, "points 1"], teacher: Float[Tensor, "points 1"], length: Tensor | float, norm: Norm
+    student: Float[Tensor, "points 1"], teacher: Float[Tensor, "points 1"], step_size: float, norm: Norm
 ) -> Float[Tensor, ""]:
-    """Distance of the opacities of one sample, 1 - exp(-density length): what a pixel sees of the density.
+    """Distance of the opacities of one step, 1 - exp(-density step): what a pixel sees of the density.
 
     Args:
         student: log-density.
         teacher: log-density.
-        length: of a sample, `[points, 1]` or one for all.
+        step_size: length of a sample.
         norm: how the difference is measured.
     """
-    return norm_of(_opacity(student, length) - _opacity(teacher, length), norm)
+    return norm_of(_opacity(student, step_size) - _opacity(teacher, step_size), norm)
 
 
 def color_loss(
@@ -93,5 +93,5 @@ def pixel_errors(
     return (color.square() + color * opacity + opacity.square() / 3).mean(dim=-1)
 
 
-def _opacity(log_density: Tensor, length: Tensor | float) -> Tensor:
-    return -torch.expm1(-length * torch.exp(log_density.clamp(max=MAX_LOG_DENSITY)))
+def _opacity(log_density: Tensor, step_size: float) -> Tensor:
+    return -torch.expm1(-step_size * torch.exp(log_density.clamp(max=MAX_LOG_DENSITY)))

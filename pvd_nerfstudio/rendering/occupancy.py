@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import nerfacc
 import numpy as np
@@ -54,14 +55,20 @@ class OccupancyGrid(nn.Module):
         occupied = torch.ones(resolution, resolution, resolution, dtype=torch.bool)
         self.register_buffer("occupied", occupied, persistent=False)
 
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> dict[str, Any]:
         """The cells as a checkpoint holds them, eight in a byte."""
-        return torch.from_numpy(np.packbits(self.occupied.cpu().numpy()))
+        return {"contracted": self.contracted, "cells": torch.from_numpy(np.packbits(self.occupied.cpu().numpy()))}
 
-    def set_extra_state(self, state: Tensor) -> None:
-        """The cells from a checkpoint."""
-        cells = np.unpackbits(state.cpu().numpy(), count=self.occupied.numel())
-        self.occupied.copy_(torch.from_numpy(cells).view_as(self.occupied).bool())
+    def set_extra_state(self, state: dict[str, Any] | Tensor) -> None:
+        """The cells from a checkpoint; an older one has those of the scene box, also in contracted space."""
+        saved = state if isinstance(state, dict) else {"contracted": False, "cells": state}
+        bits = np.unpackbits(saved["cells"].cpu().numpy(), count=self.occupied.numel())
+        self.occupied.copy_(torch.from_numpy(bits).view_as(self.occupied).bool())
+        if saved["contracted"] != self.contracted:
+            box = OccupancyGrid(self.aabb, self.resolution)
+            box.occupied = self.occupied.clone()
+            self.occupied.fill_(True)
+            self.restrict(box)
 
     @property
     def resolution(self) -> int:
@@ -98,7 +105,7 @@ class OccupancyGrid(nn.Module):
         self.occupied.copy_(cells)
         self.bounds.copy_(self._occupied_bounds())
 
-    def restrict(self, other: "OccupancyGrid") -> None:
+    def restrict(self, other: "OccupancyGrid | NestedGrid") -> None:
         """Drop the cells that lie outside another grid, looked up at the middles of their eight octants."""
         cells = self.occupied.nonzero()
         octants = torch.cartesian_prod(*[torch.tensor([0.25, 0.75], device=cells.device)] * 3)
@@ -185,6 +192,32 @@ class OccupancyGrid(nn.Module):
             return self.aabb
         corners = torch.stack([cells.amin(dim=0), cells.amax(dim=0) + 1]).to(self.aabb)
         return self.aabb[0] + corners * ((self.aabb[1] - self.aabb[0]) / self.resolution)
+
+
+class NestedGrid:
+    """Instant-NGP's grid: boxes around one another, all with as many cells; the innermost that holds a point counts.
+
+    Source: Mueller et al., Instant-NGP, section E.
+
+    Args:
+        occupied: cells of each box, the innermost first, `[levels, x, y, z]`.
+        boxes: lower and upper corners, `[levels, 6]`.
+    """
+
+    def __init__(self, occupied: Bool[Tensor, "levels x y z"], boxes: Float[Tensor, "levels 6"]) -> None:
+        self._occupied, self._boxes = occupied, boxes
+
+    def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
+        """Whether each position lies in an occupied cell."""
+        hit = torch.zeros_like(positions[..., 0], dtype=torch.bool)
+        found = hit.clone()
+        for cells, box in zip(self._occupied, self._boxes.view(-1, 2, 3)):
+            share = (positions - box[0]) / (box[1] - box[0])
+            inside = ((share >= 0) & (share < 1)).all(dim=-1) & ~found
+            x, y, z = (share[inside] * len(cells)).long().unbind(-1)
+            hit[inside] = cells[x, y, z]
+            found |= inside
+        return hit
 
 
 def _box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
-from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.rendering.space import Spacing, stretch
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
 from pvd_nerfstudio.student.fields.growth import Moment, grow
 from pvd_nerfstudio.student.registry import STUDENTS, StudentName
@@ -143,8 +143,11 @@ class StudentModel(Model):
         def seen_from_outside(unit: Tensor) -> tuple[Tensor, Tensor]:
             assert teacher is not None
             positions = self.field.world(unit)
-            inwards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
-            return teacher(positions, inwards)
+            towards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
+            per_cell = stretch(positions, self.grid.contracted)
+            # Cameras stand about the unit box of contracted space: from there what lies outside is seen outwards.
+            log_density, rgb = teacher(positions, torch.where(per_cell > 1, -towards, towards))
+            return log_density + per_cell.log(), rgb
 
         answers = None if teacher is None else seen_from_outside
         return grow(self.field, Moment(progress, occupied, self.grid.resolution, optimizer, answers))

@@ -21,7 +21,7 @@ from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.adapters import Answer, GenericAdapter, adapter_of, point_samples
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state
@@ -99,8 +99,8 @@ class FrozenTeacher:
             return self._adapter.density(positions, extent)
 
     @property
-    def grid(self) -> OccupancyGrid | None:
-        """The grid of an earlier student, which shows nothing outside it; None for all other teachers."""
+    def grid(self) -> OccupancyGrid | NestedGrid | None:
+        """The grid of an earlier student or of instant-ngp, which shows nothing outside it; None for all others."""
         return self._adapter.grid
 
     def query(self, samples: RaySamples, chunk: int = 1 << 16) -> Answer:

@@ -16,7 +16,7 @@ from nerfstudio.fields.base_field import Field, get_normalized_directions
 from torch import Generator, Tensor, nn
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.space import to_unit, to_world
+from pvd_nerfstudio.rendering.space import stretch, to_unit, to_world
 
 MAX_LOG_DENSITY = 7.0
 """Density is bounded by e^7, as in PVD's reference implementation: beyond it a sample is opaque anyway."""
@@ -120,7 +120,11 @@ class StudentField(Field):
 
     @abstractmethod
     def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
-        """Log-density (first channel) and feature (the others) at positions in the unit cube."""
+        """Log-density (first channel) and feature (the others) at positions in the unit cube.
+
+        In contracted space it is the density for the length that a cell has in the middle: what is as opaque has the
+        same number everywhere.
+        """
 
     @abstractmethod
     def deep(
@@ -136,7 +140,7 @@ class StudentField(Field):
     def shallow(self, positions: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:
         """World positions to log-density `[points, 1]` and feature `[points, feature_dim]`."""
         out = self.encode(to_unit(positions, self.aabb, self.contracted).clamp(0, 1)).float()
-        return out[:, :1], out[:, 1:]
+        return out[:, :1] - stretch(positions, self.contracted).log(), out[:, 1:]
 
     def world(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Positions in the unit cube to world positions: the way back from what `shallow` does to them."""
