@@ -86,8 +86,7 @@ def default_samples(teacher: FrozenTeacher) -> SharedSamples:
     spacing = config.model.spacing(teacher.aabb)
     grid = OccupancyGrid(teacher.aabb, config.model.grid_resolution, teacher.space.contracted)
     fill_grid(grid, teacher, spacing, config.occupancy_threshold)
-    has_sky = teacher.space.contracted and teacher.space.background == "last_sample"
-    return SharedSamples(grid, 0.0, teacher.space.far, spacing, has_sky)
+    return SharedSamples(grid, 0.0, teacher.space.far, spacing, teacher.space.has_sky)
 
 
 def _psnr(image: torch.Tensor, truth: torch.Tensor) -> float:

@@ -130,8 +130,8 @@ class PVDTrainerConfig(TrainerConfig):
         if model.background_color is None:
             blended = getattr(pipeline.datamanager.dataparser, "alpha_color", None)
             plain = "white" if blended == "white" else "black"
-            has_no_sky = space.background == "last_sample" and not space.contracted
-            model.background_color = plain if has_no_sky else space.background
+            ends_plain = space.background == "last_sample" and not space.has_sky
+            model.background_color = plain if ends_plain else space.background
         model.student = self.student
 
     def _choose_data(self, dataparser: DataParserConfig, space: Space) -> None:

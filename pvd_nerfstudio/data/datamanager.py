@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import all_dataparsers
@@ -16,6 +16,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
+from nerfstudio.data.utils.data_utils import get_image_mask_tensor_from_path
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
@@ -78,6 +79,11 @@ class DistillationDataset(InputDataset):
     def keep_alpha(self) -> None:
         """From now on give pictures with their alpha channel, not blended with a colour."""
         self._dataparser_outputs = replace(self._dataparser_outputs, alpha_color=None)
+
+    def mask(self, view: int) -> Bool[Tensor, "height width"] | None:
+        """Which pixels of a view's photograph count; None: all."""
+        paths = self._dataparser_outputs.mask_filenames
+        return None if paths is None else get_image_mask_tensor_from_path(paths[view], self.scale_factor)[..., 0]
 
     def get_image_float32(self, image_idx: int) -> Tensor:
         """Photograph or rendering of a view.
@@ -222,7 +228,8 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         camera, batch = self._eval_view(step)
         rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
         count = self.config.eval_num_rays_per_batch
-        chosen = torch.randint(len(rays), (count,), generator=Generator().manual_seed(step))
+        seen = batch["mask"].flatten().nonzero()[:, 0].cpu() if "mask" in batch else torch.arange(len(rays))
+        chosen = seen[torch.randint(len(seen), (count,), generator=Generator().manual_seed(step))]
         return rays[chosen.to(rays.origins.device)], {"image": batch["image"].flatten(0, 1)[chosen]}
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:

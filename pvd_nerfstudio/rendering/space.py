@@ -25,6 +25,11 @@ class Space:
     background: Background
     """What shows where nothing is hit, in nerfstudio's words."""
 
+    @property
+    def has_sky(self) -> bool:
+        """Whether what a field shows at the far plane is behind everything; in a scene box there is nothing there."""
+        return self.contracted and self.background == "last_sample"
+
 
 @dataclass(frozen=True)
 class Spacing:

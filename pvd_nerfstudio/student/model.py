@@ -279,7 +279,7 @@ class StudentModel(Model):
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
-        metrics = image_metrics(rgb, photograph)
+        metrics = image_metrics(rgb, photograph, batch.get("mask"))
         if "teacher" in batch:
             teacher = batch["teacher"].to(rgb)
             images["img"] = torch.cat([photograph, teacher, rgb], dim=1)
@@ -299,17 +299,22 @@ class StudentModel(Model):
         return super().load_state_dict(state_dict, strict=True, assign=assign)
 
 
-def image_metrics(rgb: Tensor, target: Tensor) -> dict[str, float]:
+def image_metrics(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, float]:
     """PSNR, SSIM and, where its weights are on disk, LPIPS of two pictures `[height, width, 3]`.
 
+    Where a mask `[height, width]` or `[height, width, 1]` is false, both count as alike, and not at all for the PSNR.
     torchmetrics takes a second to import, which `ns-train --help` must not pay for.
     """
     from torchmetrics.functional import structural_similarity_index_measure  # noqa: PLC0415
     from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415
 
+    seen = slice(None) if mask is None else mask.view(rgb.shape[:2]).to(rgb.device)
+    if mask is not None:
+        rgb = torch.where(seen[..., None], rgb, target)
+    psnr = peak_signal_noise_ratio(rgb[seen].clamp(0, 1), target[seen].clamp(0, 1), data_range=1.0)
     pair = [image.moveaxis(-1, 0)[None].clamp(0, 1) for image in (rgb, target)]
     metrics = {
-        "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),
+        "psnr": float(psnr),
         "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]
     }
     lpips = cached_lpips()

@@ -174,7 +174,9 @@ def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, 
 def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: int, renderer: RGBRenderer) -> _View:
     camera = dataset.cameras[index : index + 1].to(teacher.device)
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-    chosen = torch.linspace(0, len(rays) - 1, min(PIXELS, len(rays)), device=teacher.device).long()
+    mask = dataset.mask(index)
+    seen = torch.arange(len(rays)) if mask is None else mask.flatten().nonzero()[:, 0]
+    chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
     native = own = photograph = None
     if not teacher.has_density:
         seen = look(teacher, camera)
