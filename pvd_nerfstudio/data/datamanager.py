@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.data import views
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
-from pvd_nerfstudio.data.pseudo import WORDS, PseudoViews
+from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.errors import InputError
 
 
@@ -150,10 +150,10 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             self.config.pixel_sampler, num_rays_per_batch=self.config.train_num_rays_per_batch
         )
         chosen = None if self.config.pseudo_views == "auto" else self.config.pseudo_views
-        self._pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin)
+        self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin)
         if self.test_mode == "val":
             CONSOLE.print(
-                f"Made-up views: {WORDS[self._pseudo_views.kind]} (--pipeline.datamanager.pseudo-views), "
+                f"Made-up views: {self.pseudo_views.words} (--pipeline.datamanager.pseudo-views), "
                 f"{self.config.pseudo_view_margin:.0%} beyond the cameras' space at most."
             )
         self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
@@ -180,7 +180,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             generator: of the made-up ones.
         """
         share, count = self.config.pseudo_view_share, self.config.pseudo_views_per_part
-        pseudo = self._pseudo_views(count, generator)
+        pseudo = self.pseudo_views(count, generator)
         poses = torch.cat([hard, pseudo.camera_to_worlds[len(hard) :]])
         return views.Viewpoints([(views.like(pseudo, poses), share), (self.train_cameras, 1 - share)])
 
@@ -189,7 +189,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         device = generator.device
         made_up = torch.rand(count, generator=generator, device=device) < self.config.pseudo_view_share
         chosen = torch.randint(len(self.train_cameras), (count,), generator=generator, device=device)
-        pseudo = self._pseudo_views(count, generator)
+        pseudo = self.pseudo_views(count, generator)
         pairs = zip(made_up.tolist(), chosen.tolist())
         return [
             pseudo[i : i + 1] if invented else self.train_cameras[real : real + 1]

@@ -5,7 +5,7 @@ margin.
 """
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,6 @@ from pvd_nerfstudio.data.views import like, look_at
 from pvd_nerfstudio.distillation.active.poses import perturbed
 
 Kind = Literal["around", "front", "path"]
-KINDS = get_args(Kind)
 WORDS: dict[Kind, str] = {"around": "around the scene", "front": "in front of it", "path": "along the cameras' path"}
 DEGREES = 9.0
 """By which made-up cameras in front of a scene and along a path are turned at most, about each axis (PVD, 4.1)."""
@@ -44,6 +43,11 @@ class PseudoViews:
     def __init__(self, cameras: Cameras, kind: Kind | None = None, margin: float = 0.1) -> None:
         self._cameras, self.margin = cameras, margin
         self.kind: Kind = kind or kind_of(cameras)
+
+    @property
+    def words(self) -> str:
+        """Where they are, in words."""
+        return WORDS[self.kind]
 
     def __call__(self, count: int, generator: Generator) -> Cameras:
         """Some of them; intrinsics are the first camera's."""
