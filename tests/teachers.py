@@ -90,7 +90,6 @@ def depth_nerfacto(scene: Path, folder: Path) -> Path:
 def instant_ngp(scene: Path, folder: Path, method: str = "instant-ngp") -> Path:
     """Training needs CUDA: the weights are random."""
 
-
     def dress(model: Any) -> None:
         bright(model)
         model.occupancy_grid.binaries.fill_(True)

@@ -31,7 +31,7 @@ AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 
 
 class Plain:
-    """A teacher that is a formula: a ball in the middle, a floor without an end, and a sky that is blue to the south."""
+    """A teacher that is a formula: a ball in the middle, a floor without an end, and a sky of many colours."""
 
     device = torch.device("cpu")
     grid = None
@@ -90,7 +90,9 @@ def outdoors(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             size = len(rgba)
             steps = ((np.arange(size) + 0.5) / size * 2 - 1) * np.tan(CAMERA_ANGLE_X / 2)
             right, down = np.meshgrid(steps, steps)
-            rays = np.stack([right, -down, -np.ones_like(right)], axis=-1) @ np.array(frame["transform_matrix"])[:3, :3].T
+            rays = (
+                np.stack([right, -down, -np.ones_like(right)], axis=-1) @ np.array(frame["transform_matrix"])[:3, :3].T
+            )
             sky = 0.5 + 0.4 * rays / np.linalg.norm(rays, axis=-1, keepdims=True)
             rgb = rgba[..., :3] * rgba[..., 3:] + sky * (1 - rgba[..., 3:])
             Image.fromarray(np.round(255 * rgb).astype(np.uint8)).save(path)

@@ -112,8 +112,8 @@ def test_march_through_contracted_space_reaches_what_is_far() -> None:
     ].all()
     through, beside = (samples.starts[samples.ray_indices == ray] for ray in (0, 1))
     assert not (samples.ray_indices == 2).any()
-    assert through.min() == pytest.approx(0.7, abs=0.1) and 20 < beside.min() < 32
-    assert samples.ends.max() > 500
+    assert through.min() == pytest.approx(0.7, abs=0.1) and 15 < beside.min() < 32  # a cell begins at 16
+    assert samples.ends.max() > 300
     grid.keep_seen(torch.tensor([[0.0, 0.0, 0.0]]))
     assert grid.contains(torch.zeros(1, 3)).all() and not grid.contains(torch.tensor([[0.0, 0.0, -60.0]])).any()
 

@@ -206,8 +206,8 @@ class StudentModel(Model):
         return outputs if self.beside is None else outputs | self.beside(camera, outputs["rgb"])
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
-        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour and the
-        opacity that goes with it, which is 1 where there is a sky.
+        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour
+        and the opacity that goes with it, which is 1 where there is a sky.
 
         In evaluation `occupancy` says how many hundreds of samples a ray takes.
         """
