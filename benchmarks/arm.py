@@ -6,6 +6,7 @@
 import copy
 import json
 import shlex
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -113,6 +114,8 @@ class Arm:
 
     def run(self) -> None:
         """Train, measure, write."""
+        if self.keep is not None and self.keep.exists():
+            sys.exit(f"{self.keep} exists already; choose another folder with --keep.")
         with tempfile.TemporaryDirectory() as folder, no_lpips():
             config = self._stock() if self.name in STOCK else self._distillation()
             quiet(config, Path(folder), self.seed)
@@ -121,7 +124,7 @@ class Arm:
             trainer = timed.run()
             pipeline = trainer.pipeline
             if self.keep is not None:
-                self._keep(trainer, self.keep)
+                self._keep(trainer, self.keep, timed.curve[-1].steps)
             writer.EVENT_WRITERS[:] = writers  # its own log goes with the folder
         result: dict[str, Any] = {"arm": self.name, "seed": self.seed, "curve": [asdict(one) for one in timed.curve]}
         end = timed.curve[-1]
@@ -130,14 +133,14 @@ class Arm:
             result |= {"step_ratio": step_ratio(pipeline, end.steps - 1)}
         self.output.write_text(json.dumps(result, indent=2), "utf8")
 
-    def _keep(self, trainer: Trainer, folder: Path) -> None:
+    def _keep(self, trainer: Trainer, folder: Path, steps: int) -> None:
         config = trainer.config
         if self.name == "scratch":
             config.pipeline._target = DistillationPipeline
         config.output_dir = folder
         trainer.checkpoint_dir = config.get_checkpoint_dir()
         TrainerConfig.save_config(config)
-        trainer.save_checkpoint(config.max_num_iterations - 1)
+        trainer.save_checkpoint(steps - 1)
 
     def _distillation(self) -> TrainerConfig:
         words = ["pvd-distill", "--teacher-checkpoint", str(self.teacher), "--student", self.student]

@@ -169,7 +169,7 @@ def make_report(
         notes: what the reader should know.
         commands: to do it all again.
     """
-    student, comparison, notes = pipeline.student, pipeline.comparison, [*notes]
+    student, comparison = pipeline.student, pipeline.comparison
     students = {
         "name": f"student: {student.config.student}",
         "photographs": measured.mean("student"),
@@ -193,26 +193,32 @@ def make_report(
             },
         )
         title = f"{teacher.run.config.method_name} to {title}"
-        if teacher.has_density:
-            notes.append("The teacher's pictures are made through the student's samples, its rays / s with its own.")
-    if not students["photographs"]:
-        notes.append("There are no photographs: everything is measured against the teacher.")
-    if pipeline.datamanager.stands_in:
-        notes.append("The data set cannot be read from here: made-up views stand in for its cameras.")
-    if "lpips" not in {**students["photographs"], **students["teacher"]}:
-        notes.append("LPIPS is missing: its AlexNet is not in torch's cache, and is not downloaded here.")
-    notes.append(f"Means over {len(measured.views)} evaluation views. MB: weights on disk, without the optimiser's.")
     device = torch.cuda.get_device_name() if student.device.type == "cuda" else "CPU"
     versions = ", ".join(f"{name} {version(name)}" for name in ("pvd-nerfstudio", "nerfstudio", "torch"))
     return {
         "title": title,
         "made": f"{time.strftime('%Y-%m-%d %H:%M')}, {device}; {versions}. Run: {run.config_path.parent}",
         "models": models,
-        "notes": notes,
+        "notes": [*notes, *_notes(pipeline, measured)],
         "views": [{"view": view, **metrics} for view, metrics in zip(measured.views, measured.metrics)],
         "config": run.config_path.read_text("utf8"),
         "commands": commands,
     }
+
+
+def _notes(pipeline: ComparedPipeline, measured: Measured) -> list[str]:
+    """How the figures came about."""
+    comparison, student, between = pipeline.comparison, measured.mean("student"), measured.mean("between")
+    notes = []
+    if comparison is not None and comparison.teacher.has_density:
+        notes.append("The teacher's pictures are made through the student's samples, its rays / s with its own.")
+    if not student:
+        notes.append("There are no photographs: everything is measured against the teacher.")
+    if pipeline.datamanager.stands_in:
+        notes.append("The data set cannot be read from here: made-up views stand in for its cameras.")
+    if "lpips" not in {**student, **between}:
+        notes.append("LPIPS is missing: its AlexNet is not in torch's cache, and is not downloaded here.")
+    return [*notes, f"Means over {len(measured.views)} evaluation views. MB: weights on disk, without the optimiser's."]
 
 
 def tables(report: dict[str, Any]) -> dict[str, Any]:
