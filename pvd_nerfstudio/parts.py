@@ -147,10 +147,14 @@ class PartSource:
         self._active.poses.offer(poses.cpu()[enough], errors[enough].float())
 
     def _show_photographs(self, targets: RayTargets, rays: RayBundle, num_views: int) -> None:
-        """On the rays of the training cameras, which are the last views, the photographs' pixels for the teacher's."""
+        """On the rays of the training cameras, which are the last views, the photographs' pixels for the teacher's.
+
+        Masked ones stay the teacher's.
+        """
         assert rays.camera_indices is not None
         cameras = rays.camera_indices[:, 0] - (num_views - len(self._data.train_cameras))
-        real = cameras >= 0
+        real = (cameras >= 0).nonzero()[:, 0]
+        real = real[self._data.seen(cameras[real], rays.metadata["pixels"][real])]
         pixels = self._data.read_pixels(cameras[real], rays.metadata["pixels"][real])
         targets.rgb[real], targets.opacity[real] = _premultiplied(pixels)
 

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pvd_nerfstudio.compared import ComparedPipeline
 from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
+from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
 from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBank, seeded_generator
@@ -32,7 +33,14 @@ from pvd_nerfstudio.parts import PartSource
 from pvd_nerfstudio.rendering.space import stretch
 from pvd_nerfstudio.student.model import PointAnswers, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
-from pvd_nerfstudio.teacher.check import check_frame, check_pictures, drop_unseen, fill_grid, keep_frame
+from pvd_nerfstudio.teacher.check import (
+    check_frame,
+    check_pictures,
+    drop_unseen,
+    fill_grid,
+    keep_frame,
+    occupied_region,
+)
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.offers import offers_table
@@ -77,9 +85,11 @@ class DistillationPipeline(ComparedPipeline):
     def __init__(self, config: DistillationPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any) -> None:
         started, teacher = time.perf_counter(), None
         if test_mode == "val" and config.teacher is not None:
-            place = config.datamanager.data or config.datamanager.dataparser.data
-            teacher = FrozenTeacher(find_run(config.teacher), device, place)
-            config.datamanager.orbit.box = tuple(teacher.aabb.flatten().tolist())
+            data, orbit = config.datamanager, config.datamanager.orbit
+            teacher = FrozenTeacher(find_run(config.teacher), device, data.data or data.dataparser.data)
+            orbit.box = tuple(teacher.aabb.flatten().tolist())
+            if orbit.region is None and readable(data.dataparser, orbit.size)[0] is None:
+                orbit.region = occupied_region(teacher)
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = started
         self._local_rank = kwargs.get("local_rank", 0)

@@ -20,7 +20,8 @@ from rich.markup import escape
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig, unreadable
+from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
+from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
@@ -145,13 +146,16 @@ class PVDTrainerConfig(TrainerConfig):
         place = self.data or data.data
         if place is not None:
             data.dataparser.data = place
-        problem = unreadable(data.dataparser) if own or place is not None else None
-        if problem is not None:
+        given = own or place is not None
+        parser, problem = readable(data.dataparser, data.orbit.size) if given else (data.dataparser, None)
+        if parser is None:
             raise InputError(
                 f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
                 "Correct --data, or leave it out: the photographs are needed for evaluation alone."
             )
-        if data.orbit.radius == 0 and space.near > 0:
+        if data.orbit.radius == 0 and space.contracted:
+            data.orbit = replace(data.orbit, radius=1.0)  # nerfstudio's dataparsers put the cameras into the unit box
+        elif data.orbit.radius == 0 and space.near > 0:
             data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
 
     def _take_over_own_run(self) -> None:

@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.data import views
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
+from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.errors import InputError
 
@@ -133,14 +134,20 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def __init__(self, config: DistillationDataManagerConfig, *args: Any, **kwargs: Any) -> None:
         if config.data is not None:
             config.dataparser.data = Path(config.data)
-        problem = unreadable(config.dataparser)
-        self.stands_in = problem is not None
-        if problem is not None:
+        parser, problem = readable(config.dataparser, config.orbit.size)
+        self.stands_in = parser is None
+        if parser is None:
             CONSOLE.print(
-                f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). "
-                f"{config.orbit.views} made-up views around the scene stand in for its cameras."
+                f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). {config.orbit.words} "
+                "stand in for its cameras (--pipeline.datamanager.orbit.*). An object that was photographed from all "
+                "around loses about 1 dB by that; a room, or a scene seen from one side, far more."
             )
             config = replace(config, dataparser=config.orbit, data=None)
+        elif problem is not None:
+            CONSOLE.print(
+                f"[yellow]The photographs of {config.dataparser.data} are gone ({problem}). Its poses are used."
+            )
+            config = replace(config, dataparser=parser, data=None)
         super().__init__(config, *args, **kwargs)
 
     def setup_train(self) -> None:
@@ -197,8 +204,13 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         ]
 
     def draw_pixels(self, count: int, generator: Generator) -> tuple[RayBundle, Tensor]:
-        """Rays through random pixels of the photographs, and the pixels, `[rays, 3 or 4]`."""
+        """Rays through random pixels of the photographs, masked ones left out, and the pixels, `[rays, 3 or 4]`."""
         chosen, pixels = views.random_pixels(self.train_cameras, count, generator)
+        seen = self.seen(chosen, pixels).nonzero()[:, 0]
+        if not len(seen):
+            raise InputError("The masks leave hardly a pixel of the photographs to learn from.")
+        again = seen[torch.arange(count, device=seen.device) % len(seen)]
+        chosen, pixels = chosen[again], pixels[again]
         rays = self.train_cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
         return rays, self.read_pixels(chosen, pixels)
 
@@ -215,6 +227,14 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             self._photographs[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())
         ]
         return torch.stack(picked).to(self.train_cameras.device)
+
+    def seen(self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Bool[Tensor, "rays"]:
+        """Which pixels of photographs are not masked; arguments as those of `read_pixels`."""
+        masks = self._masks
+        if masks is None:
+            return torch.ones_like(cameras, dtype=torch.bool)
+        picked = [masks[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())]
+        return torch.stack(picked).to(cameras.device)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Random rays of the training cameras, without pixels: what nerfstudio's exporters march along."""
@@ -241,15 +261,11 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         return self.eval_dataloader.get_camera(int(view))
 
     @cached_property
+    def _masks(self) -> list[Tensor] | None:
+        masks = [self.train_dataset.mask(view) for view in range(len(self.train_dataset))]
+        return None if masks[0] is None else [mask for mask in masks if mask is not None]
+
+    @cached_property
     def _photographs(self) -> list[Tensor]:
         self.train_dataset.keep_alpha()
         return [self.train_dataset.get_image_float32(view) for view in range(len(self.train_dataset))]
-
-
-def unreadable(dataparser: DataParserConfig) -> str | None:
-    """Why a data set cannot be read; None when it can."""
-    try:
-        dataparser.setup().get_dataparser_outputs(split="train")
-    except Exception as error:  # a dataparser may fail in any way
-        return f"{type(error).__name__}: {error}"
-    return None

@@ -1,7 +1,7 @@
 """Views of a scene of which nothing but the trained run is left: cameras on a sphere around it."""
 
+import math
 from dataclasses import dataclass, field
-from math import radians, tan
 from pathlib import Path
 
 import torch
@@ -14,20 +14,32 @@ from pvd_nerfstudio.data.views import sphere
 
 @dataclass
 class OrbitDataParserConfig(DataParserConfig):
-    """Cameras around the scene box, for want of a data set; it has no photographs."""
+    """Cameras on a sphere, for want of a data set; it has no photographs."""
 
     _target: type = field(default_factory=lambda: OrbitDataParser)
     radius: float = 0.0
-    """Distance of the cameras from the middle of the scene box; 0: between the teacher's near and far planes, or
-    without a near plane the diagonal of the box."""
+    """Distance of the cameras from the middle of the region; 0: between the teacher's near and far planes, without
+    a near plane the diagonal of the scene box, and 1 where space is contracted."""
     views: int = 100
     """Number of training views; evaluation has a tenth."""
     size: int = 200
-    """Width and height of a view in pixels."""
+    """Width and height of a view in pixels; also where a data set's photographs are gone and nothing else tells."""
     field_of_view: float = 40.0
     """Horizontal angle of view in degrees."""
     box: tuple[float, float, float, float, float, float] = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
     """Scene box: its lower corner, then its upper one."""
+    region: tuple[float, float, float, float, float, float] | None = None
+    """Box that the cameras look at; left out: around what the teacher shows in the scene box."""
+
+    @property
+    def distance(self) -> float:
+        """How far from what they look at the cameras stand."""
+        return self.radius or math.dist(self.box[:3], self.box[3:])
+
+    @property
+    def words(self) -> str:
+        """Which views these are."""
+        return f"{self.views} made-up views, at a distance of {self.distance:.2g} around what the teacher shows,"
 
 
 class OrbitDataParser(DataParser):
@@ -39,11 +51,11 @@ class OrbitDataParser(DataParser):
         del kwargs
         config = self.config
         aabb = torch.tensor(config.box).view(2, 3)
-        radius = config.radius or float((aabb[1] - aabb[0]).norm())
+        middle = torch.tensor(config.region or config.box).view(2, 3).mean(dim=0)
         count = config.views if split == "train" else max(1, config.views // 10)
-        focal = config.size / 2 / tan(radians(config.field_of_view) / 2)
+        focal = config.size / 2 / math.tan(math.radians(config.field_of_view) / 2)
         cameras = Cameras(
-            camera_to_worlds=sphere(count, radius, aabb.mean(dim=0)),
+            camera_to_worlds=sphere(count, config.distance, middle),
             fx=focal,
             fy=focal,
             cx=config.size / 2,

@@ -119,7 +119,8 @@ def cameras_figure(groups: dict[str, Tensor], aabb: Tensor) -> "Figure":
 
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     low, high = aabb.cpu().tolist()
-    for axis, (across, up) in zip(figure.subplots(1, 3), ((0, 1), (0, 2), (1, 2))):
+    axes = figure.subplots(1, 3)
+    for axis, (across, up) in zip(axes, ((0, 1), (0, 2), (1, 2))):
         axis.add_patch(
             Rectangle((low[across], low[up]), high[across] - low[across], high[up] - low[up], fill=False, color="0.6")
         )
@@ -129,7 +130,7 @@ def cameras_figure(groups: dict[str, Tensor], aabb: Tensor) -> "Figure":
             axis.quiver(*at.T, *towards.T, color=f"C{number}", width=0.002, headwidth=0, headlength=0, headaxislength=0)
         axis.set(xlabel="xyz"[across], ylabel="xyz"[up], aspect="equal")
         axis.autoscale_view()
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=len(groups), fontsize=9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(groups), fontsize=9)
     return figure
 
 

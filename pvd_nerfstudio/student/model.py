@@ -308,11 +308,11 @@ def image_metrics(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> di
     from torchmetrics.functional import structural_similarity_index_measure  # noqa: PLC0415
     from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415
 
-    seen = slice(None) if mask is None else mask.view(rgb.shape[:2]).to(rgb.device)
-    if mask is not None:
-        rgb = torch.where(seen[..., None], rgb, target)
-    psnr = peak_signal_noise_ratio(rgb[seen].clamp(0, 1), target[seen].clamp(0, 1), data_range=1.0)
-    pair = [image.moveaxis(-1, 0)[None].clamp(0, 1) for image in (rgb, target)]
+    rgb, target = rgb.clamp(0, 1), target.clamp(0, 1)
+    seen = torch.ones_like(rgb[..., 0], dtype=torch.bool) if mask is None else mask.view(rgb.shape[:2]).to(rgb.device)
+    rgb = torch.where(seen[..., None], rgb, target)
+    psnr = peak_signal_noise_ratio(rgb[seen], target[seen], data_range=1.0)
+    pair = [image.moveaxis(-1, 0)[None] for image in (rgb, target)]
     metrics = {
         "psnr": float(psnr),
         "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]

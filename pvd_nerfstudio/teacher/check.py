@@ -14,7 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, VisibleFn
 from pvd_nerfstudio.rendering.space import Spacing, stretch
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import look
@@ -31,6 +31,8 @@ SEEN_RAYS = 1 << 15
 RAYS_AT_ONCE = 1 << 11
 SEEN = 1e-3
 """Compositing weight from which on a cell is seen."""
+REGION_CELLS = 48
+"""Cells along each side of the grid that tells roughly where something is."""
 PIXELS = 2048
 """Pixels of each view that are compared."""
 
@@ -81,12 +83,7 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, thr
     Raises:
         InputError: there are none.
     """
-
-    def visible(positions: Tensor) -> Tensor:
-        length = spacing.step_size * stretch(positions, grid.contracted)
-        return (teacher.density(positions, spacing.step_size) * length)[:, 0] > -math.log1p(-threshold)
-
-    grid.fill(visible)
+    grid.fill(_visible_to(teacher, grid, spacing, threshold))
     if teacher.grid is not None:
         grid.restrict(teacher.grid)
     if not grid.occupied.any():
@@ -96,6 +93,26 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, thr
             "its training has probably collapsed."
         )
     CONSOLE.print(f"Occupancy grid: {grid.resolution}^3 cells, {grid.share:.1%} occupied.")
+
+
+def _visible_to(teacher: FrozenTeacher, grid: OccupancyGrid, spacing: Spacing, threshold: float) -> VisibleFn:
+    """Whether one sample of the teacher at a position would have an opacity above the threshold."""
+
+    def visible(positions: Tensor) -> Tensor:
+        length = spacing.step_size * stretch(positions, grid.contracted)
+        return (teacher.density(positions, spacing.step_size) * length)[:, 0] > -math.log1p(-threshold)
+
+    return visible
+
+
+def occupied_region(teacher: FrozenTeacher) -> tuple[float, ...] | None:
+    """Smallest box around what a teacher shows in its scene box, as six numbers; None where it cannot be asked."""
+    if not teacher.has_density:
+        return None
+    diagonal = float((teacher.aabb[1] - teacher.aabb[0]).norm())
+    grid = OccupancyGrid(teacher.aabb, REGION_CELLS).to(teacher.device)
+    grid.fill(_visible_to(teacher, grid, Spacing(diagonal / REGION_CELLS), 1 / 2))
+    return tuple(grid.bounds.flatten().tolist())
 
 
 @torch.no_grad()
