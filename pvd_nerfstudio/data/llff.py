@@ -104,14 +104,14 @@ class LLFF(DataParser):
             InputError: there is no such folder, or it holds more or fewer.
         """
         data = self.config.data
-        if not self.config.photographs:
-            return [data / "images" / f"{view:03d}.png" for view in range(count)]
         names = {1: "images", 2: "images_2", 4: "images_4", 8: "images_8"}
         wanted = [names[self.config.downscale]] if self.config.downscale else [names[4], names[8], names[1]]
         folder = next((data / name for name in wanted if (data / name).is_dir()), None)
+        images = [] if folder is None else photographs_in(folder)
+        if not self.config.photographs and not images:
+            return [data / "images" / f"{view:03d}.png" for view in range(count)]
         if folder is None:
             raise InputError(f"{data} has no folder {' or '.join(wanted)} with photographs.")
-        images = photographs_in(folder)
         if len(images) != count:
             raise InputError(f"{folder} holds {len(images)} photographs, but poses_bounds.npy has {count} poses.")
         return images
