@@ -1,6 +1,6 @@
 """`ns-train` for nerfstudio's own methods without internet: LPIPS, whose weights they would download, is left out.
 
-    python -m benchmarks.offline nerfacto --vis tensorboard llff-data --data ../shared/data/fern
+python -m benchmarks.offline nerfacto --vis tensorboard llff-data --data ../shared/data/fern
 """
 
 from nerfstudio.scripts.train import entrypoint

@@ -41,7 +41,7 @@ class Comparison:
     def picture(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
         """The teacher's picture of one camera; through the student's samples where the teacher has a density."""
         if not self.teacher.has_density:
-            return show(self.teacher, camera, self._student.renderer_rgb)
+            return show(self.teacher, camera, self._student.renderer_rgb, self._student.grid.contracted)
         rays = camera.to(self._student.device).generate_rays(camera_indices=0, keep_shape=True)
         parts = split_rays(rays.flatten(), self._student.config.eval_num_rays_per_chunk)
         pixels = [self._through_shared_samples(part) for part in parts]

@@ -196,8 +196,8 @@ def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: in
     chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
     native = own = photograph = None
     if not teacher.has_density:
-        seen = look(teacher, camera)
-        native, own = seen.picture[chosen], seen.over(renderer)[chosen]
+        shown = look(teacher, camera, shared.grid.contracted)
+        native, own = shown.picture[chosen], shown.over(renderer)[chosen]
     else:
         own = render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer)
         if teacher.renders_natively:
