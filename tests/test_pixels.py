@@ -73,6 +73,19 @@ def test_background_is_taken_out(neus: FrozenTeacher, cameras: Cameras, monkeypa
     torch.testing.assert_close(show(neus, cameras[:1], RGBRenderer("white"))[0, 0], torch.ones(3), atol=0.05, rtol=0)
 
 
+def test_what_lies_outside_the_scene_box_is_for_contracted_students_alone(
+    neus: FrozenTeacher, cameras: Cameras, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = look(neus, cameras[:1])
+    small = torch.tensor([[-0.1] * 3, [0.1] * 3])
+    monkeypatch.setattr(type(neus), "aabb", small)
+    assert not (look(neus, cameras[:1]).opacity > 0.5).any()
+    torch.testing.assert_close(look(neus, cameras[:1], contracted=True).rgb, whole.rgb)
+    grid = OccupancyGrid(small, 32, contracted=True)
+    fill_grid_from_views(grid, neus, draw_from(cameras))
+    assert grid.contains(whole.points).float().mean() > 0.9
+
+
 def test_without_accumulation_all_is_opaque(neus: FrozenTeacher, cameras: Cameras, monkeypatch) -> None:
     whole = neus.outputs_for
 

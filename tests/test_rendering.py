@@ -42,6 +42,18 @@ def test_grid_keeps_what_is_dense_and_drops_what_is_empty(grid: OccupancyGrid) -
     assert not grid.contains(torch.tensor([[1.5, 0.0, 0.0], [0.0, -1.01, 0.0]])).any()
 
 
+def test_a_contracted_run_of_older_days_has_the_cells_of_its_scene_box(grid: OccupancyGrid) -> None:
+    now = OccupancyGrid(AABB, 32, contracted=True)
+    now.set_extra_state(grid.get_extra_state()["cells"])
+    points = torch.rand(20000, 3) * 4 - 2
+    before, after = grid.contains(points), now.contains(points)
+    assert before.any() and after[before].all()
+    assert not after[points.norm(dim=-1) > 0.5 + math.sqrt(3) * (2 + 4) / 32].any()
+    again = OccupancyGrid(AABB, 32, contracted=True)
+    again.set_extra_state(now.get_extra_state())
+    assert torch.equal(again.occupied, now.occupied)
+
+
 def test_march_keeps_exactly_the_midpoints_in_occupied_cells(grid: OccupancyGrid) -> None:
     origins, directions, near, far = rays()
     step = 0.03

@@ -7,14 +7,14 @@ import torch
 import tyro
 from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.compared import ComparedPipeline
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.report.command import load_student
+from pvd_nerfstudio.report.command import find_conversion, load_student
 from pvd_nerfstudio.report.pictures import cameras_figure
-from pvd_nerfstudio.teacher.checkpoint import find_run
-from pvd_nerfstudio.trainer import PVDTrainerConfig, stop
+from pvd_nerfstudio.trainer import stop
 
 
 @dataclass
@@ -37,22 +37,18 @@ class Views:
         try:
             if self.output.exists() and not self.overwrite:
                 raise InputError(f"{self.output} exists already; replace it with --overwrite, or choose another.")
-            run = find_run(self.load_config)
-            if not isinstance(run.config, PVDTrainerConfig):
-                raise InputError(f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill.")
-            pipeline = load_student(run)
-            data = pipeline.datamanager
-            groups = {
-                "training": data.train_cameras.camera_to_worlds,
-                data.pseudo_views.words: data.pseudo_views(
-                    self.made_up, Generator(device=pipeline.device).manual_seed(0)
-                ).camera_to_worlds,
-            }
-            hard = self._hard(pipeline)
-            if hard is not None:
-                groups["hard"] = hard
+            pipeline = load_student(find_conversion(self.load_config)[0])
         except InputError as error:
             stop(error)
+        data, generator = pipeline.datamanager, Generator(device=pipeline.device).manual_seed(0)
+        made_up = data.pseudo_views(self.made_up, generator)
+        groups = {
+            "training": data.train_cameras.camera_to_worlds,
+            f"made up, {data.pseudo_views.words}": made_up.camera_to_worlds,
+        }
+        hard = self._hard(pipeline)
+        if hard is not None:
+            groups["the student's worst"] = hard
         figure = cameras_figure(groups, pipeline.student.grid.aabb)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(self.output, dpi=110)
@@ -63,7 +59,11 @@ class Views:
         place = pipeline.config.teacher
         if place is None or not place.exists() or not self.hard:
             return None
-        pipeline.load_teacher(place)
+        try:
+            pipeline.load_teacher(place)
+        except InputError as error:
+            CONSOLE.print(f"[yellow]No hard views: {escape(str(error))}")
+            return None
         assert pipeline.comparison is not None
         cameras = pipeline.datamanager.train_cameras
         worst = pipeline.comparison.errors(cameras).argsort(descending=True)[: self.hard]
