@@ -86,12 +86,15 @@ class DistillationPipeline(ComparedPipeline):
         started, teacher = time.perf_counter(), None
         if test_mode == "val" and config.teacher is not None:
             data, orbit = config.datamanager, config.datamanager.orbit
-            teacher = FrozenTeacher(find_run(config.teacher), device, data.data or data.dataparser.data)
+            if data.data is not None:
+                data.dataparser.data = Path(data.data)
+            teacher = FrozenTeacher(find_run(config.teacher), device, data.dataparser.data)
             orbit.box = tuple(teacher.aabb.flatten().tolist())
             if orbit.region is None and readable(data.dataparser, orbit.size)[0] is None:
-                orbit.region = occupied_region(teacher)
+                orbit.look_at(occupied_region(teacher), teacher.space.contracted)
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = started
+        self.datamanager.keeps_alpha = not self.student.has_sky  # a sky is behind photographs' alpha too
         self._local_rank = kwargs.get("local_rank", 0)
         self._rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         self._seed = config.seed + 100003 * self._rank
@@ -218,10 +221,11 @@ class DistillationPipeline(ComparedPipeline):
             check_frame(teacher, data.train_dataparser_outputs)
         self._align_features(teacher)
         self._print_offers(teacher)
+        student.see_from(data.train_cameras)
         if teacher.has_density:
             fill_grid(student.grid, teacher, student.spacing, config.occupancy_threshold)
             if student.grid.contracted:
-                drop_unseen(teacher, self._shared_samples, data.draw_rays, self._seed)
+                drop_unseen(teacher, self._shared_samples, data.draw_rays, config.seed)
         else:
             CONSOLE.print("The teacher has no field that answers at points: its pictures alone are distilled.")
             if config.active.poses or config.active.points:

@@ -131,8 +131,13 @@ class PVDTrainerConfig(TrainerConfig):
         if model.background_color is None:
             blended = getattr(pipeline.datamanager.dataparser, "alpha_color", None)
             plain = "white" if blended == "white" else "black"
-            ends_plain = space.background == "last_sample" and not space.has_sky
+            ends_plain = space.background == "last_sample" and not model.contracted
             model.background_color = plain if ends_plain else space.background
+        if model.background_color == "last_sample" and not model.contracted:
+            raise InputError(
+                "--pipeline.model.background-color last_sample shows the sky of contracted space, and this student "
+                "lives in a box. Choose white, black or random, or --pipeline.model.contracted True."
+            )
         model.student = self.student
 
     def _choose_data(self, dataparser: DataParserConfig, space: Space) -> None:
@@ -153,9 +158,7 @@ class PVDTrainerConfig(TrainerConfig):
                 f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
                 "Correct --data, or leave it out: the photographs are needed for evaluation alone."
             )
-        if data.orbit.radius == 0 and space.contracted:
-            data.orbit = replace(data.orbit, radius=1.0)  # nerfstudio's dataparsers put the cameras into the unit box
-        elif data.orbit.radius == 0 and space.near > 0:
+        if data.orbit.radius == 0 and space.near > 0 and not space.contracted:
             data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
 
     def _take_over_own_run(self) -> None:

@@ -46,6 +46,12 @@ def masked(tmp_path: Path, scene: Path) -> Path:
     return folder
 
 
+def test_a_mask_that_hides_everything_is_left_out() -> None:
+    rgb, target = torch.rand(2, 20, 30, 3)
+    nothing = torch.zeros(20, 30, 1, dtype=torch.bool)
+    assert image_metrics(rgb, target, nothing) == image_metrics(rgb, target)
+
+
 def test_nothing_masked_is_learned_or_counted(teacher: Run, masked: Path, tmp_path: Path) -> None:
     options = ["--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "12"]
     options += ["--pipeline.distillation.photographs", "True"]

@@ -135,7 +135,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         if config.data is not None:
             config.dataparser.data = Path(config.data)
         parser, problem = readable(config.dataparser, config.orbit.size)
-        self.stands_in = parser is None
+        self.stands_in, self.keeps_alpha = parser is None, True
         if parser is None:
             CONSOLE.print(
                 f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). {config.orbit.words} "
@@ -217,7 +217,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def read_pixels(
         self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]
     ) -> Float[Tensor, "rays channels"]:
-        """Pixels of photographs, with their alpha channel where they have one.
+        """Pixels of photographs, with their alpha channel where they have one and `keeps_alpha`.
 
         Args:
             cameras: numbers of training cameras.
@@ -249,6 +249,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
         count = self.config.eval_num_rays_per_batch
         seen = batch["mask"].flatten().nonzero()[:, 0].cpu() if "mask" in batch else torch.arange(len(rays))
+        seen = seen if len(seen) else torch.arange(len(rays))
         chosen = seen[torch.randint(len(seen), (count,), generator=Generator().manual_seed(step))]
         return rays[chosen.to(rays.origins.device)], {"image": batch["image"].flatten(0, 1)[chosen]}
 
@@ -267,5 +268,6 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     @cached_property
     def _photographs(self) -> list[Tensor]:
-        self.train_dataset.keep_alpha()
+        if self.keeps_alpha:
+            self.train_dataset.keep_alpha()
         return [self.train_dataset.get_image_float32(view) for view in range(len(self.train_dataset))]

@@ -11,6 +11,9 @@ from nerfstudio.data.scene_box import SceneBox
 
 from pvd_nerfstudio.data.views import sphere
 
+FILLED = 0.9
+"""Share of the scene box's diagonal from which on a region fills it."""
+
 
 @dataclass
 class OrbitDataParserConfig(DataParserConfig):
@@ -19,7 +22,7 @@ class OrbitDataParserConfig(DataParserConfig):
     _target: type = field(default_factory=lambda: OrbitDataParser)
     radius: float = 0.0
     """Distance of the cameras from the middle of the region; 0: between the teacher's near and far planes, without
-    a near plane the diagonal of the scene box, and 1 where space is contracted."""
+    a near plane the diagonal of the region, and 1 in a room or a street."""
     views: int = 100
     """Number of training views; evaluation has a tenth."""
     size: int = 200
@@ -30,6 +33,18 @@ class OrbitDataParserConfig(DataParserConfig):
     """Scene box: its lower corner, then its upper one."""
     region: tuple[float, float, float, float, float, float] | None = None
     """Box that the cameras look at; left out: around what the teacher shows in the scene box."""
+
+    def look_at(self, region: tuple[float, ...] | None, contracted: bool) -> None:
+        """Put the cameras around a region, from a distance that suits it.
+
+        A contracted scene that fills its box is a room or a street: nerfstudio's dataparsers put the cameras into the
+        unit box.
+        """
+        self.region = region
+        inside, outside = region or self.box, self.box
+        size = math.dist(inside[:3], inside[3:])
+        filled = size > FILLED * math.dist(outside[:3], outside[3:])
+        self.radius = self.radius or (1.0 if contracted and filled else size)
 
     @property
     def distance(self) -> float:

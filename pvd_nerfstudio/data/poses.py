@@ -1,13 +1,14 @@
 """A data set whose photographs are gone: its poses are worth having all the same."""
 
 from dataclasses import dataclass, field, fields, replace
-from math import tan
+from math import ceil, log2, tan
+from pathlib import Path
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTION, NerfstudioDataParserConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.utils.io import load_from_json
 
@@ -29,7 +30,10 @@ def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig 
     problem = _problem(dataparser)
     if problem is None:
         return dataparser, None
-    poses = _poses_alone(dataparser, size)
+    try:
+        poses = _poses_alone(dataparser, size)
+    except (OSError, ValueError):
+        return None, problem
     if poses is None or _problem(poses) is not None:
         return None, problem
     there = any(path.is_file() for path in poses.setup().get_dataparser_outputs(split="train").image_filenames)
@@ -50,10 +54,18 @@ def _poses_alone(dataparser: DataParserConfig, size: int) -> DataParserConfig | 
         kept = {item.name: getattr(dataparser, item.name) for item in fields(dataparser) if item.name != "_target"}
         return BlenderPosesConfig(**kept | {"size": size, "ply_path": None})
     if isinstance(dataparser, NerfstudioDataParserConfig):  # it opens one to choose a scale
-        return replace(dataparser, downscale_factor=dataparser.downscale_factor or 1)
+        return replace(dataparser, downscale_factor=dataparser.downscale_factor or _downscale(dataparser.data))
     if isinstance(dataparser, (LLFFDataParserConfig, NSVFDataParserConfig)):
         return replace(dataparser, photographs=False)
     return None
+
+
+def _downscale(data: Path) -> int:
+    """By how much nerfstudio makes photographs smaller unless it is told."""
+    meta = load_from_json(data if data.suffix == ".json" else data / "transforms.json")
+    frames = [meta, *meta.get("frames", [])]
+    longest = max(max(frame.get("w", 0), frame.get("h", 0)) for frame in frames)
+    return 2 ** max(0, ceil(log2(max(1.0, longest) / MAX_AUTO_RESOLUTION)))
 
 
 @dataclass

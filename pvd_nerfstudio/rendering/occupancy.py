@@ -1,5 +1,6 @@
 """Where there is anything to see: a grid filled from a density, and the march of rays through it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -92,13 +93,26 @@ class OccupancyGrid(nn.Module):
             corners = functional.max_pool3d(functional.pad(wanted[None].float(), (1,) * 6), 2, stride=1)[0] > 0
         self.occupy(_cells(self._corners(visible, self.resolution, corners, chunk)))
 
-    def keep_seen(self, positions: Float[Tensor, "points 3"]) -> None:
-        """Drop the cells that are far from all of these points, by one to two cells of half the resolution."""
+    def keep_seen(self, positions: Float[Tensor, "points 3"], sky: Float[Tensor, "points 3"] | None = None) -> None:
+        """Drop the cells that are far from all of these points, by one to two cells of half the resolution.
+
+        Args:
+            positions: where something is seen.
+            sky: where rays end that see the sky: the outermost cells there are occupied, so that it is learned.
+        """
+        seen = self.occupied & self._about(positions)
+        if sky is not None:
+            inside = self.occupied.new_ones((self.resolution - 2,) * 3)
+            seen |= self._about(sky) & ~functional.pad(inside, (1,) * 6)
+        self.occupy(seen)
+
+    def _about(self, positions: Float[Tensor, "points 3"]) -> Bool[Tensor, "x y z"]:
+        """The cells about points."""
         coarse = self.resolution // 2
-        seen = self.occupied.new_zeros(coarse, coarse, coarse)
+        hit = self.occupied.new_zeros(coarse, coarse, coarse)
         unit = to_unit(positions, self.aabb, self.contracted)
-        seen[tuple((unit * coarse).long().clamp(0, coarse - 1).T)] = True
-        self.occupy(self.occupied & _finer(_grown(seen), self.resolution))
+        hit[tuple((unit * coarse).long().clamp(0, coarse - 1).T)] = True
+        return _finer(_grown(hit), self.resolution)
 
     def occupy(self, cells: Bool[Tensor, "x y z"]) -> None:
         """Mark these cells and no others."""
@@ -134,9 +148,9 @@ class OccupancyGrid(nn.Module):
     ) -> PackedSamples:
         """Intervals, counted from `near`, whose midpoint lies in an occupied cell and before `far`.
 
-        nerfacc marches through a box on CUDA where it runs; elsewhere every candidate is looked up at once.
+        nerfacc marches through a box in even steps, on CUDA and where it runs; else every candidate is looked up at once.
         """
-        if origins.is_cuda and nerfacc_runs() and not self.contracted:
+        if origins.is_cuda and nerfacc_runs() and not self.contracted and math.isinf(spacing.bend):
             intervals, samples = nerfacc.traverse_grids(
                 origins,
                 directions,
@@ -178,9 +192,8 @@ class OccupancyGrid(nn.Module):
         corners = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)
         out = torch.zeros(corners.shape[:3], dtype=torch.bool, device=self.aabb.device)
         wanted = torch.ones_like(out) if mask is None else mask
-        # The outermost corners lie on the box itself, where fields that clip to it answer zero; or infinitely far away.
-        margin = 1e-3 if self.contracted else 3e-5
-        points = to_world(corners[wanted].clamp(margin, 1 - margin), self.aabb, self.contracted)
+        # The outermost corners lie on the box itself, where fields that clip to it answer zero.
+        points = to_world(corners[wanted].clamp(3e-5, 1 - 3e-5), self.aabb, self.contracted)
         if len(points):
             out[wanted] = torch.cat([visible(part) for part in points.split(chunk)])
         return out

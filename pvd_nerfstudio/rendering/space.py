@@ -67,6 +67,8 @@ class Spacing:
 
 
 _CONTRACT = SceneContraction(order=float("inf"))
+FACE = 1e-3
+"""How far from its faces the cube of contracted space ends where it is mapped to the world."""
 
 
 def to_unit(
@@ -81,12 +83,12 @@ def to_unit(
 def to_world(
     unit: Float[Tensor, "*batch 3"], aabb: Float[Tensor, "2 3"], contracted: bool
 ) -> Float[Tensor, "*batch 3"]:
-    """`to_unit` backwards; the faces of contracted space are far away."""
+    """`to_unit` backwards; the faces of contracted space lie at a distance of 250, and not infinitely far."""
     if not contracted:
         return aabb[0] + unit * (aabb[1] - aabb[0])
-    position = unit * 4 - 2
+    position = unit.clamp(FACE, 1 - FACE) * 4 - 2
     norm = position.abs().amax(dim=-1, keepdim=True)
-    return torch.where(norm <= 1, position, position / norm / (2 - norm).clamp_min(1e-6))
+    return torch.where(norm <= 1, position, position / norm / (2 - norm))
 
 
 def stretch(positions: Float[Tensor, "*batch 3"], contracted: bool) -> Float[Tensor, "*batch 1"]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.model_components import renderers
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
@@ -57,8 +58,8 @@ class StudentModelConfig(StudentSizes):
     """Length of a sample on a ray, in world units; left out: 1/400 of the diagonal of the scene box, or of the unit box
     of contracted space."""
     disparity_from: float | None = None
-    """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box, 2 in
-    contracted space."""
+    """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box; in
+    contracted space 2 or, where cameras stand outside the unit box, as far as it reaches from them."""
     train_step_factor: float = 1.6
     """How much longer samples are in training than in pictures: fewer of them, at random places."""
     near_plane: float | None = None
@@ -120,9 +121,17 @@ class StudentModel(Model):
         options = {"parts": config.chosen_parts} if config.chosen.composed_of else {}
         self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted, **options)
         self.grid = OccupancyGrid(aabb, config.grid_resolution, bool(config.contracted))
-        self.spacing = config.spacing(aabb)
-        self.has_sky = config.background_color == "last_sample"
+        self.spacing = config.spacing(aabb)  # in contracted space the cameras may move the bend: see `see_from`
+        self.has_sky = bool(config.contracted) and config.background_color == "last_sample"
         self.renderer_rgb = RGBRenderer(background_color="black" if self.has_sky else config.background_color)
+
+    def see_from(self, cameras: Cameras) -> None:
+        """Fit the samples of contracted space to where cameras stand: even as far as the unit box lies from them."""
+        config = self.config
+        if config.contracted and config.disparity_from is None:
+            reach = float(cameras.camera_to_worlds[:, :, 3].abs().amax())
+            config.disparity_from = max(BEND, reach + 1)
+            self.spacing = config.spacing(self.grid.aabb)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
@@ -145,8 +154,9 @@ class StudentModel(Model):
             positions = self.field.world(unit)
             towards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
             per_cell = stretch(positions, self.grid.contracted)
-            # Cameras stand about the unit box of contracted space: from there what lies outside is seen outwards.
-            log_density, rgb = teacher(positions, torch.where(per_cell > 1, -towards, towards))
+            # What lies behind the cameras is seen outwards from them.
+            behind = positions.abs().amax(dim=-1, keepdim=True) > max(1.0, self.spacing.bend - 1)
+            log_density, rgb = teacher(positions, torch.where(behind, -towards, towards))
             return log_density + per_cell.log(), rgb
 
         answers = None if teacher is None else seen_from_outside
@@ -223,9 +233,10 @@ class StudentModel(Model):
         depth = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
         far = rays.fars if rays.fars is not None else torch.full_like(depth, self.far)
         picture = self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays)
-        if self.has_sky:  # the picture is over black so far
+        if self.has_sky:  # the picture is over black so far, or over the colour that a viewer's crop box asks for
             behind = (1 - accumulation) * self.sky(rays.origins, rays.directions)
-            picture, premultiplied = picture + behind, premultiplied + behind
+            premultiplied = premultiplied + behind
+            picture = picture + behind if renderers.BACKGROUND_COLOR_OVERRIDE is None else picture
         outputs = {
             "rgb": picture,
             "accumulation": accumulation,
@@ -244,9 +255,13 @@ class StudentModel(Model):
         return self.field.deep(feature, directions)
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
-        """Straight colour and opacity: the background is taken out again, so that exports leave it out."""
-        opacity = outputs["accumulation"]
-        rgb = outputs[output_name]
+        """Straight colour and opacity: the background is taken out again, so that exports leave it out.
+
+        A sky belongs to the picture and is opaque, as nerfacto's is.
+        """
+        opacity, rgb = outputs["accumulation"], outputs[output_name]
+        if self.has_sky:
+            return torch.cat([rgb, torch.ones_like(opacity)], dim=-1)
         if self.renderer_rgb.background_color == "white":
             rgb = rgb - (1 - opacity)
         return torch.cat([(rgb / opacity.clamp_min(1e-3)).clamp(0, 1), opacity], dim=-1)
@@ -302,14 +317,17 @@ class StudentModel(Model):
 def image_metrics(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, float]:
     """PSNR, SSIM and, where its weights are on disk, LPIPS of two pictures `[height, width, 3]`.
 
-    Where a mask `[height, width]` or `[height, width, 1]` is false, both count as alike, and not at all for the PSNR.
+    Where a mask `[height, width]` or `[height, width, 1]` is false, both count as alike, and not at all for the PSNR;
+    one that is false everywhere is left out.
     torchmetrics takes a second to import, which `ns-train --help` must not pay for.
     """
     from torchmetrics.functional import structural_similarity_index_measure  # noqa: PLC0415
     from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415
 
     rgb, target = rgb.clamp(0, 1), target.clamp(0, 1)
-    seen = torch.ones_like(rgb[..., 0], dtype=torch.bool) if mask is None else mask.view(rgb.shape[:2]).to(rgb.device)
+    seen = torch.ones_like(rgb[..., 0], dtype=torch.bool)
+    if mask is not None and mask.any():
+        seen = mask.view(rgb.shape[:2]).to(rgb.device)
     rgb = torch.where(seen[..., None], rgb, target)
     psnr = peak_signal_noise_ratio(rgb[seen], target[seen], data_range=1.0)
     pair = [image.moveaxis(-1, 0)[None] for image in (rgb, target)]

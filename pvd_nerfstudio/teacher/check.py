@@ -112,6 +112,8 @@ def occupied_region(teacher: FrozenTeacher) -> tuple[float, ...] | None:
     diagonal = float((teacher.aabb[1] - teacher.aabb[0]).norm())
     grid = OccupancyGrid(teacher.aabb, REGION_CELLS).to(teacher.device)
     grid.fill(_visible_to(teacher, grid, Spacing(diagonal / REGION_CELLS), 1 / 2))
+    if teacher.grid is not None:
+        grid.restrict(teacher.grid)
     return tuple(grid.bounds.flatten().tolist())
 
 
@@ -128,15 +130,15 @@ def drop_unseen(
         seed: of their choice.
     """
     grid, generator = shared.grid, Generator(device=teacher.device).manual_seed(seed)
-    seen = []
+    seen, sky = [], []
     for _ in range(SEEN_RAYS // RAYS_AT_ONCE):
         rays = draw_rays(RAYS_AT_ONCE, generator)
         rendered = render_teacher(teacher, shared, rays, shift=0.5)
         seen.append(rendered.positions[rendered.weights[:, 0] > SEEN])
         if shared.has_sky:
-            seen.append(rays.origins + shared.far * rays.directions)
+            sky.append(rays.origins + shared.far * rays.directions)
     before = grid.share
-    grid.keep_seen(torch.cat(seen))
+    grid.keep_seen(torch.cat(seen), torch.cat(sky) if sky else None)
     CONSOLE.print(f"Of them {grid.share / before:.1%} are seen: {grid.share:.1%} of all.")
 
 
@@ -193,6 +195,7 @@ def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: in
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
     mask = dataset.mask(index)
     seen = torch.arange(len(rays)) if mask is None else mask.flatten().nonzero()[:, 0]
+    seen = torch.arange(len(rays)) if not len(seen) else seen
     chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
     native = own = photograph = None
     if not teacher.has_density:

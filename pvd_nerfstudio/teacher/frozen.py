@@ -20,6 +20,7 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
+from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
@@ -237,10 +238,10 @@ def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> 
             continue
         dataparser = copy.deepcopy(manager.dataparser)
         dataparser.data = Path(place)
-        try:
-            return dataparser.setup().get_dataparser_outputs(split="train").scene_box
-        except Exception as error:  # a dataparser may fail in any way
-            problem = f"{place} cannot be read: {type(error).__name__}: {error}"
+        parser, why = readable(dataparser, size=1)
+        if parser is not None:
+            return parser.setup().get_dataparser_outputs(split="train").scene_box
+        problem = f"{place} cannot be read: {why}"
     raise InputError(
         f"A checkpoint of {_method(run)} does not hold its scene box, so its data set is needed; {problem}. "
         "Name its place with --data."
