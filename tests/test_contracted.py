@@ -68,9 +68,7 @@ def test_shared_samples_show_what_is_far_and_the_sky() -> None:
     filled = grid.share
     drop_unseen(teacher, shared, draw_rays, seed=1)
     assert grid.share < 0.5 * filled
-    more = draw_rays(500, Generator().manual_seed(2))
-    upwards = (more.directions[:, 2] > 0)[:, None]
-    assert upwards.sum() > 50  # nothing but the sky is there, and samples in which it is learned
+    more = draw_rays(500, Generator().manual_seed(2))  # each ends in samples, even if they are the sky's alone
     assert grid.contains(more.origins + 1000.0 * more.directions).float().mean() > 0.95
     dense = SharedSamples(OccupancyGrid(AABB, 8, contracted=True), 0.0, 1000.0, Spacing(0.002, bend=2.0), has_sky=True)
     rays = draw_rays(600, Generator().manual_seed(0))

@@ -148,7 +148,7 @@ class OccupancyGrid(nn.Module):
     ) -> PackedSamples:
         """Intervals, counted from `near`, whose midpoint lies in an occupied cell and before `far`.
 
-        nerfacc marches through a box in even steps, on CUDA and where it runs; else every candidate is looked up at once.
+        nerfacc marches through a box in even steps, on CUDA where it runs; else every candidate is looked up at once.
         """
         if origins.is_cuda and nerfacc_runs() and not self.contracted and math.isinf(spacing.bend):
             intervals, samples = nerfacc.traverse_grids(
