@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.compositing import render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, VisibleFn
 from pvd_nerfstudio.rendering.space import Spacing, stretch
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
@@ -26,7 +27,7 @@ BROKEN = 20.0
 """dB under which a teacher does not show its scene."""
 ALIKE = 35.0
 """dB between both renderings that count as the same where no photograph can tell."""
-SEEN_RAYS = 1 << 15
+SEEN_RAYS = 1 << 14
 """Rays by which cells are found that can be seen."""
 RAYS_AT_ONCE = 1 << 11
 SEEN = 1e-3
@@ -128,16 +129,25 @@ def drop_unseen(
         shared: whose grid it is.
         draw_rays: gives any number of rays into the scene.
         seed: of their choice.
+
+    Raises:
+        InputError: nothing at all is seen.
     """
     grid, generator = shared.grid, Generator(device=teacher.device).manual_seed(seed)
-    seen, sky = [], []
+    seen, sky, coarse = [], [], replace(shared, spacing=shared.spacing.scaled(2))
     for _ in range(SEEN_RAYS // RAYS_AT_ONCE):
         rays = draw_rays(RAYS_AT_ONCE, generator)
-        rendered = render_teacher(teacher, shared, rays, shift=0.5)
-        seen.append(rendered.positions[rendered.weights[:, 0] > SEEN])
+        samples = coarse.march(rays.origins, rays.directions)
+        if len(samples):
+            positions = samples.positions(rays.origins, rays.directions)
+            density = teacher.density(positions, coarse.spacing.step_size)
+            weights = render_weights(density, samples.ends - samples.starts, samples.ray_indices, len(rays))
+            seen.append(positions[weights[:, 0] > SEEN])
         if shared.has_sky:
             sky.append(rays.origins + shared.far * rays.directions)
     before = grid.share
+    if not seen:
+        raise InputError("No camera sees the teacher's occupied space. Does --data belong to the teacher's scene?")
     grid.keep_seen(torch.cat(seen), torch.cat(sky) if sky else None)
     CONSOLE.print(f"Of them {grid.share / before:.1%} are seen: {grid.share:.1%} of all.")
 
