@@ -29,7 +29,7 @@ ALIKE = 35.0
 """dB between both renderings that count as the same where no photograph can tell."""
 SEEN_RAYS = 1 << 14
 """Rays by which cells are found that can be seen."""
-RAYS_AT_ONCE = 1 << 11
+RAYS_AT_ONCE = 1 << 10
 SEEN = 1e-3
 """Compositing weight from which on a cell is seen."""
 REGION_CELLS = 48
