@@ -55,8 +55,8 @@ class StudentModelConfig(StudentSizes):
     grid_resolution: int = 128
     """Cells of the occupancy grid along each side."""
     render_step_size: float | None = None
-    """Length of a sample on a ray, in world units; left out: 1/400 of the diagonal of the scene box, or of the unit box
-    of contracted space."""
+    """Length of a sample on a ray, in world units; left out: 1/400 of the diagonal of the scene box; in contracted
+    space 1/200 of that of the unit box, for rays there have many more samples."""
     disparity_from: float | None = None
     """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box; in
     contracted space 2 or, where cameras stand outside the unit box, as far as it reaches from them."""
@@ -98,9 +98,9 @@ class StudentModelConfig(StudentSizes):
 
     def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
         """How long samples are in pictures of a scene."""
-        extent = 2 * math.sqrt(3) if self.contracted else float((aabb[1] - aabb[0]).norm())
+        length = 2 * math.sqrt(3) / 200 if self.contracted else float((aabb[1] - aabb[0]).norm()) / 400
         bend = BEND if self.contracted else math.inf
-        return Spacing(self.render_step_size or extent / 400, self.disparity_from or bend)
+        return Spacing(self.render_step_size or length, self.disparity_from or bend)
 
 
 class StudentModel(Model):
