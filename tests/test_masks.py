@@ -64,6 +64,7 @@ def test_nothing_masked_is_learned_or_counted(teacher: Run, masked: Path, tmp_pa
     _, batch = data.next_eval(0)
     for pixels in (learned, drawn[:, :3], batch["image"][:, :3]):
         assert len(pixels) and ((pixels - MAGENTA).abs().amax(dim=-1) > 0.1).all()
+    pipeline.eval()
     camera, batch = data.next_eval_image(0)
     rgb = pipeline.student.get_outputs_for_camera(camera)["rgb"]
     metrics, _ = pipeline.get_eval_image_metrics_and_images(0)
