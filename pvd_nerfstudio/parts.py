@@ -28,8 +28,6 @@ RAYS_OF_A_VIEW = 4
 """Fewer say too little about a view."""
 TRY_EVERY = 4
 """The student tries itself on every so manyth new part: on each it would cost a quarter of the training."""
-CHUNK = 1 << 16
-"""Samples that the student answers at a time."""
 
 
 @dataclass
@@ -122,15 +120,11 @@ class PartSource:
     @torch.no_grad()
     def _attempt(self, rays: RayBundle, rendered: Rendered) -> Attempt:
         """The student's picture of the same samples."""
-        field, samples, count = self._student.field, rendered.samples, len(rendered.rgb)
-        log_densities, colors = [], []
-        for positions, directions in zip(rendered.positions.split(CHUNK), rendered.directions.split(CHUNK)):
-            log_density, feature = field.shallow(positions)
-            log_densities.append(log_density)
-            colors.append(field.deep(feature, directions))
-        index, density = samples.ray_indices, to_density(torch.cat(log_densities))
+        samples, count = rendered.samples, len(rendered.rgb)
+        log_density, colors = self._student.answer(rendered.positions, rendered.directions)
+        index, density = samples.ray_indices, to_density(log_density)
         weights = render_weights(density, samples.ends - samples.starts, index, count)
-        rgb = accumulate(weights, torch.cat(colors), index, count)
+        rgb = accumulate(weights, colors, index, count)
         opacity = accumulate(weights, None, index, count)
         if self._student.has_sky:
             rgb = rgb + (1 - opacity) * self._student.sky(rays.origins, rays.directions)

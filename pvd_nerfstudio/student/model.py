@@ -34,6 +34,9 @@ PointAnswers = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 BEND = 2.0
 """Distance from which samples in contracted space are even in disparity: behind most of what lies in the unit box."""
 
+POINTS_AT_ONCE = 1 << 16
+"""Points that a field answers in one go."""
+
 if TYPE_CHECKING:
     StudentSizes = ModelConfig
 else:
@@ -196,6 +199,17 @@ class StudentModel(Model):
             outputs["rgb"] = self.field.deep(feature, points.frustums.directions)
         return outputs
 
+    def answer(
+        self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"]
+    ) -> tuple[Tensor, Tensor]:
+        """Log-density `[points, 1]` and colour `[points, 3]` at one point or more, as many at a time as caches like."""
+        answers = []
+        for some, towards in zip(positions.split(POINTS_AT_ONCE), directions.split(POINTS_AT_ONCE)):
+            log_density, feature = self.field.shallow(some)
+            answers.append((log_density, self.field.deep(feature, towards)))
+        log_densities, colors = zip(*answers)
+        return torch.cat(log_densities), torch.cat(colors)
+
     def sample(self, rays: RayBundle) -> PackedSamples:
         """Samples of the rays in occupied space; one sample of length 0 where there is none at all.
 
@@ -224,8 +238,8 @@ class StudentModel(Model):
         rays, num_rays = ray_bundle, len(ray_bundle)
         samples = self.sample(rays)
         index = samples.ray_indices
-        log_density, feature = self.field.shallow(samples.positions(rays.origins, rays.directions))
-        rgb = self.field.deep(feature, rays.directions.index_select(0, index))
+        positions = samples.positions(rays.origins, rays.directions)
+        log_density, rgb = self.answer(positions, rays.directions.index_select(0, index))
         weights = render_weights(to_density(log_density), samples.ends - samples.starts, index, num_rays)
         premultiplied = accumulate(weights, rgb, index, num_rays)
         accumulation = accumulate(weights, None, index, num_rays)
