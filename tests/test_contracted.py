@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Run, distil_config, quiet
+from conftest import TINY, Run, distil_config, train_stock
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.utils.eval_utils import eval_setup
@@ -24,7 +24,6 @@ from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.model import StudentModelConfig, image_metrics
 from pvd_nerfstudio.teacher.adapters import Answer, log_of
 from pvd_nerfstudio.teacher.check import drop_unseen, fill_grid
-from pvd_nerfstudio.teacher.frozen import no_lpips
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
@@ -111,16 +110,9 @@ def unbounded(outdoors: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         near_plane=0.05,
         far_plane=1000.0,
         background_color="last_sample",
-        log2_hashmap_size=12,
-        max_res=64,
-        num_levels=6,
-        num_nerf_samples_per_ray=24,
-        num_proposal_samples_per_ray=(48,),
+        **TINY | {"features_per_level": 4, "num_nerf_samples_per_ray": 24, "num_proposal_samples_per_ray": (48,)},
     )
-    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
-    with no_lpips():
-        folder, _ = train(quiet(config, tmp_path_factory.mktemp("teacher"), "teacher"), lambda share: None)
-    return Run(folder)
+    return train_stock(config, tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.mark.parametrize("architecture", ["hash", "sparse"])

@@ -201,8 +201,8 @@ class StudentModel(Model):
 
     def answer(
         self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"]
-    ) -> tuple[Tensor, Tensor]:
-        """Log-density `[points, 1]` and colour `[points, 3]` at one point or more, as many at a time as caches like."""
+    ) -> tuple[Float[Tensor, "points 1"], Float[Tensor, "points 3"]]:
+        """Log-density and colour at one point or more, as many at a time as caches like."""
         answers = []
         for some, towards in zip(positions.split(POINTS_AT_ONCE), directions.split(POINTS_AT_ONCE)):
             log_density, feature = self.field.shallow(some)
