@@ -85,7 +85,7 @@ def default_samples(teacher: FrozenTeacher) -> SharedSamples:
     config.model.contracted = teacher.space.contracted
     spacing = config.model.spacing(teacher.aabb)
     grid = OccupancyGrid(teacher.aabb, config.model.grid_resolution, teacher.space.contracted)
-    fill_grid(grid, teacher, spacing, config.occupancy_threshold)
+    fill_grid(grid, teacher, spacing, config.threshold)
     return SharedSamples(grid, 0.0, teacher.space.far, spacing, teacher.space.has_sky)
 
 

@@ -66,14 +66,20 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Which views, rays and points are looked at most."""
     teacher: Path | None = None
     """The teacher's run; set it with --teacher-checkpoint."""
-    occupancy_threshold: float = 0.02
-    """Opacity of one sample from which on a cell of the occupancy grid is kept."""
+    occupancy_threshold: float | None = None
+    """Opacity of one sample from which on a cell of the occupancy grid is kept; left out: 0.02, and 0.01 in contracted
+    space, where rays pass through more of what is thin."""
     inherit_color_head: bool = True
     """Start with the teacher's colour head where its shape fits."""
     steps: int = 0
     """Steps of the whole run, which the stages are shares of; --max-num-iterations sets it."""
     seed: int = 0
     """Seed of all that is drawn; --machine.seed sets it."""
+
+    @property
+    def threshold(self) -> float:
+        """The chosen `occupancy_threshold`."""
+        return self.occupancy_threshold or (0.01 if self.model.contracted else 0.02)
 
 
 class DistillationPipeline(ComparedPipeline):
@@ -223,7 +229,7 @@ class DistillationPipeline(ComparedPipeline):
         self._print_offers(teacher)
         student.see_from(data.train_cameras)
         if teacher.has_density:
-            fill_grid(student.grid, teacher, student.spacing, config.occupancy_threshold)
+            fill_grid(student.grid, teacher, student.spacing, config.threshold)
             if student.grid.contracted:
                 drop_unseen(teacher, self._shared_samples, data.draw_rays, config.seed)
         else:

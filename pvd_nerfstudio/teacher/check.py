@@ -233,7 +233,7 @@ def _advice(teacher: FrozenTeacher, shared: SharedSamples) -> str:
         return "What lies outside its scene box, and what its depth says nothing about, is left out."
     if teacher.space.contracted:
         return (
-            "The teacher contracts space: try --pipeline.model.grid-resolution 192, then "
+            "Try a lower --pipeline.occupancy-threshold, then --pipeline.model.grid-resolution 192, then "
             f"--pipeline.model.render-step-size {shared.spacing.step_size / 2:.4g}."
         )
     return (
