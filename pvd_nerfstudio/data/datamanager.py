@@ -140,7 +140,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             CONSOLE.print(
                 f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). {config.orbit.words} "
                 "stand in for its cameras (--pipeline.datamanager.orbit.*). An object that was photographed from all "
-                "around loses about 1 dB by that; a room, or a scene seen from one side, far more."
+                "around comes out as good as with them; expect much less of a room, or of a scene seen from one side."
             )
             config = replace(config, dataparser=config.orbit, data=None)
         elif problem is not None:
