@@ -11,6 +11,8 @@ from nerfstudio.data.scene_box import SceneBox
 
 from pvd_nerfstudio.data.views import sphere
 
+Box = tuple[float, float, float, float, float, float]
+"""Lower corner, then upper one."""
 FILLED = 0.9
 """Share of the scene box's diagonal from which on a region fills it."""
 
@@ -29,12 +31,12 @@ class OrbitDataParserConfig(DataParserConfig):
     """Width and height of a view in pixels; also where a data set's photographs are gone and nothing else tells."""
     field_of_view: float = 40.0
     """Horizontal angle of view in degrees."""
-    box: tuple[float, float, float, float, float, float] = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
+    box: Box = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
     """Scene box: its lower corner, then its upper one."""
-    region: tuple[float, float, float, float, float, float] | None = None
+    region: Box | None = None
     """Box that the cameras look at; left out: around what the teacher shows in the scene box."""
 
-    def look_at(self, region: tuple[float, ...] | None, contracted: bool) -> None:
+    def look_at(self, region: Box | None, contracted: bool) -> None:
         """Put the cameras around a region, from a distance that suits it.
 
         A contracted scene that fills its box is a room or a street: nerfstudio's dataparsers put the cameras into the

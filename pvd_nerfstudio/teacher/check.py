@@ -13,6 +13,7 @@ from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
+from pvd_nerfstudio.data.orbit import Box
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, VisibleFn
@@ -106,8 +107,8 @@ def _visible_to(teacher: FrozenTeacher, grid: OccupancyGrid, spacing: Spacing, t
     return visible
 
 
-def occupied_region(teacher: FrozenTeacher) -> tuple[float, ...] | None:
-    """Smallest box around what a teacher shows in its scene box, as six numbers; None where it cannot be asked."""
+def occupied_region(teacher: FrozenTeacher) -> Box | None:
+    """Smallest box around what a teacher shows in its scene box; None where it cannot be asked."""
     if not teacher.has_density:
         return None
     diagonal = float((teacher.aabb[1] - teacher.aabb[0]).norm())
@@ -115,7 +116,8 @@ def occupied_region(teacher: FrozenTeacher) -> tuple[float, ...] | None:
     grid.fill(_visible_to(teacher, grid, Spacing(diagonal / REGION_CELLS), 1 / 2))
     if teacher.grid is not None:
         grid.restrict(teacher.grid)
-    return tuple(grid.bounds.flatten().tolist())
+    x, y, z, to_x, to_y, to_z = grid.bounds.flatten().tolist()
+    return x, y, z, to_x, to_y, to_z
 
 
 @torch.no_grad()
