@@ -82,10 +82,11 @@ def teacher_psnr(path: Path, pixels: int, shared: bool = True) -> tuple[float | 
 def default_samples(teacher: FrozenTeacher) -> SharedSamples:
     """The samples that students have by default."""
     config = DistillationPipelineConfig()
-    step_size = config.model.step_size(teacher.aabb)
-    grid = OccupancyGrid(teacher.aabb, config.model.grid_resolution)
-    fill_grid(grid, teacher, step_size, config.occupancy_threshold)
-    return SharedSamples(grid, 0.0, teacher.space.far, step_size)
+    config.model.contracted = teacher.space.contracted
+    spacing = config.model.spacing(teacher.aabb)
+    grid = OccupancyGrid(teacher.aabb, config.model.grid_resolution, teacher.space.contracted)
+    fill_grid(grid, teacher, spacing, config.threshold)
+    return SharedSamples(grid, 0.0, teacher.space.far, spacing, teacher.space.has_sky)
 
 
 def _psnr(image: torch.Tensor, truth: torch.Tensor) -> float:

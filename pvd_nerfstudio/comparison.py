@@ -41,7 +41,7 @@ class Comparison:
     def picture(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
         """The teacher's picture of one camera; through the student's samples where the teacher has a density."""
         if not self.teacher.has_density:
-            return show(self.teacher, camera, self._student.renderer_rgb)
+            return show(self.teacher, camera, self._student.renderer_rgb, self._student.grid.contracted)
         rays = camera.to(self._student.device).generate_rays(camera_indices=0, keep_shape=True)
         parts = split_rays(rays.flatten(), self._student.config.eval_num_rays_per_chunk)
         pixels = [self._through_shared_samples(part) for part in parts]
@@ -90,7 +90,7 @@ class Comparison:
     def _samples(self) -> SharedSamples:
         """From the camera on, as in nerfstudio's evaluation."""
         student = self._student
-        return SharedSamples(student.grid, 0.0, student.far, student.step_size)
+        return SharedSamples(student.grid, 0.0, student.far, student.spacing, student.has_sky)
 
 
 def difference(student: Float[Tensor, "*batch 3"], teacher: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:

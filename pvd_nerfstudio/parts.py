@@ -28,8 +28,6 @@ RAYS_OF_A_VIEW = 4
 """Fewer say too little about a view."""
 TRY_EVERY = 4
 """The student tries itself on every so manyth new part: on each it would cost a quarter of the training."""
-CHUNK = 1 << 16
-"""Samples that the student answers at a time."""
 
 
 @dataclass
@@ -86,9 +84,9 @@ class PartSource:
             return ask_for_pixels(teacher, self._shared, self._data.draw_views, count, generator), None
         views = self._data.viewpoints(notes.poses.to(generator.device), generator)
         rays, rendered = ask(teacher, self._shared, views.rays, count, generator)
-        attempt = self._attempt(rendered) if try_student and self._active.config.on else None
+        attempt = self._attempt(rays, rendered) if try_student and self._active.config.on else None
         chosen = self._choose(rendered, attempt, notes, generator)
-        part = keep(rays, rendered, chosen, self._shared.step_size, self._method.feature_weight > 0)
+        part = keep(rays, rendered, chosen, self._shared.spacing, self._method.feature_weight > 0)
         if self._method.photographs:
             self._show_photographs(part.rays, rays, len(views.poses))
         if attempt is not None and self._active.config.poses:
@@ -98,7 +96,7 @@ class PartSource:
     @property
     def _shared(self) -> SharedSamples:
         student = self._student
-        return SharedSamples(student.grid, student.near, student.far, student.step_size)
+        return SharedSamples(student.grid, student.near, student.far, student.spacing, student.has_sky)
 
     def _hard_poses(self, number: int) -> Float[Tensor, "views 3 4"]:
         generator = seeded_generator(self._student.device, self._seed + 2, number)
@@ -120,18 +118,17 @@ class PartSource:
         return chosen
 
     @torch.no_grad()
-    def _attempt(self, rendered: Rendered) -> Attempt:
+    def _attempt(self, rays: RayBundle, rendered: Rendered) -> Attempt:
         """The student's picture of the same samples."""
-        field, samples, count = self._student.field, rendered.samples, len(rendered.rgb)
-        log_densities, colors = [], []
-        for positions, directions in zip(rendered.positions.split(CHUNK), rendered.directions.split(CHUNK)):
-            log_density, feature = field.shallow(positions)
-            log_densities.append(log_density)
-            colors.append(field.deep(feature, directions))
-        index, density = samples.ray_indices, to_density(torch.cat(log_densities))
+        samples, count = rendered.samples, len(rendered.rgb)
+        log_density, colors = self._student.answer(rendered.positions, rendered.directions)
+        index, density = samples.ray_indices, to_density(log_density)
         weights = render_weights(density, samples.ends - samples.starts, index, count)
-        rgb = accumulate(weights, torch.cat(colors), index, count)
+        rgb = accumulate(weights, colors, index, count)
         opacity = accumulate(weights, None, index, count)
+        if self._student.has_sky:
+            rgb = rgb + (1 - opacity) * self._student.sky(rays.origins, rays.directions)
+            opacity = torch.ones_like(opacity)
         return Attempt(weights, pixel_errors(rgb, opacity, rendered.rgb, rendered.opacity))
 
     def _offer(self, views: Viewpoints, rays: RayBundle, attempt: Attempt) -> None:
@@ -144,10 +141,14 @@ class PartSource:
         self._active.poses.offer(poses.cpu()[enough], errors[enough].float())
 
     def _show_photographs(self, targets: RayTargets, rays: RayBundle, num_views: int) -> None:
-        """On the rays of the training cameras, which are the last views, the photographs' pixels for the teacher's."""
+        """On the rays of the training cameras, which are the last views, the photographs' pixels for the teacher's.
+
+        Masked ones stay the teacher's.
+        """
         assert rays.camera_indices is not None
         cameras = rays.camera_indices[:, 0] - (num_views - len(self._data.train_cameras))
-        real = cameras >= 0
+        real = (cameras >= 0).nonzero()[:, 0]
+        real = real[self._data.seen(cameras[real], rays.metadata["pixels"][real])]
         pixels = self._data.read_pixels(cameras[real], rays.metadata["pixels"][real])
         targets.rgb[real], targets.opacity[real] = _premultiplied(pixels)
 

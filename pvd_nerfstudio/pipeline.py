@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pvd_nerfstudio.compared import ComparedPipeline
 from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
+from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
 from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBank, seeded_generator
@@ -29,9 +30,17 @@ from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.parts import PartSource
+from pvd_nerfstudio.rendering.space import stretch
 from pvd_nerfstudio.student.model import PointAnswers, StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import point_samples
-from pvd_nerfstudio.teacher.check import check_frame, check_pictures, fill_grid, keep_frame
+from pvd_nerfstudio.teacher.check import (
+    check_frame,
+    check_pictures,
+    drop_unseen,
+    fill_grid,
+    keep_frame,
+    occupied_region,
+)
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.offers import offers_table
@@ -57,14 +66,20 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Which views, rays and points are looked at most."""
     teacher: Path | None = None
     """The teacher's run; set it with --teacher-checkpoint."""
-    occupancy_threshold: float = 0.02
-    """Opacity of one sample from which on a cell of the occupancy grid is kept."""
+    occupancy_threshold: float | None = None
+    """Opacity of one sample from which on a cell of the occupancy grid is kept; left out: 0.02, and 0.01 in contracted
+    space, where rays pass through more of what is thin."""
     inherit_color_head: bool = True
     """Start with the teacher's colour head where its shape fits."""
     steps: int = 0
     """Steps of the whole run, which the stages are shares of; --max-num-iterations sets it."""
     seed: int = 0
     """Seed of all that is drawn; --machine.seed sets it."""
+
+    @property
+    def threshold(self) -> float:
+        """The chosen `occupancy_threshold`."""
+        return self.occupancy_threshold or (0.01 if self.model.contracted else 0.02)
 
 
 class DistillationPipeline(ComparedPipeline):
@@ -76,11 +91,16 @@ class DistillationPipeline(ComparedPipeline):
     def __init__(self, config: DistillationPipelineConfig, device: str, test_mode: Any = "val", **kwargs: Any) -> None:
         started, teacher = time.perf_counter(), None
         if test_mode == "val" and config.teacher is not None:
-            place = config.datamanager.data or config.datamanager.dataparser.data
-            teacher = FrozenTeacher(find_run(config.teacher), device, place)
-            config.datamanager.orbit.box = tuple(teacher.aabb.flatten().tolist())
+            data, orbit = config.datamanager, config.datamanager.orbit
+            if data.data is not None:
+                data.dataparser.data = Path(data.data)
+            teacher = FrozenTeacher(find_run(config.teacher), device, data.dataparser.data)
+            orbit.box = tuple(teacher.aabb.flatten().tolist())
+            if orbit.region is None and readable(data.dataparser, orbit.size)[0] is None:
+                orbit.look_at(occupied_region(teacher), teacher.space.contracted)
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = started
+        self.datamanager.keeps_alpha = not self.student.has_sky  # a sky is behind photographs' alpha too
         self._local_rank = kwargs.get("local_rank", 0)
         self._rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         self._seed = config.seed + 100003 * self._rank
@@ -156,11 +176,12 @@ class DistillationPipeline(ComparedPipeline):
         if weights.feature and teacher.feature is not None:
             feature = student["feature"] if self.projection is None else self.projection(student["feature"])
             terms["feature_loss"] = weights.feature * losses.feature_loss(feature, teacher.feature, norm)
-        density = student["log_density"], teacher.log_density
+        per_cell = stretch(teacher.positions, self.student.grid.contracted).log()
+        density = student["log_density"] + per_cell, teacher.log_density + per_cell
         if weights.log_density:
             terms["log_density_loss"] = weights.log_density * losses.log_density_loss(*density, norm)
         if weights.opacity:
-            step_size = self.student.step_size
+            step_size = self.student.spacing.step_size
             terms["opacity_loss"] = weights.opacity * losses.opacity_loss(*density, step_size, norm)
         if weights.color:
             terms["color_loss"] = weights.color * losses.color_loss(student["rgb"], teacher.rgb, teacher.weight, norm)
@@ -170,7 +191,7 @@ class DistillationPipeline(ComparedPipeline):
         self, student: dict[str, Tensor], teacher: RayTargets, stage: Stage, generator: Generator
     ) -> tuple[Tensor, Tensor]:
         background = torch.rand(len(teacher.rgb), 3, generator=generator, device=generator.device)
-        rgb, opacity = student["premultiplied"], student["accumulation"]
+        rgb, opacity = student["premultiplied"], student["opacity"]
         norm = self._norm()
         loss = losses.pixel_loss(rgb, opacity, teacher.rgb, teacher.opacity, background, norm)
         with torch.no_grad():
@@ -185,11 +206,12 @@ class DistillationPipeline(ComparedPipeline):
         student = self.student
         share, shift = torch.rand(2, len(rays.origins), 1, generator=generator, device=generator.device)
         whole = share < self.config.distillation.whole_rays
+        start = rays.start.masked_fill(whole, 0.0).clamp_min(student.near)
         return RayBundle(
             origins=rays.origins,
             directions=rays.directions,
             pixel_area=torch.zeros_like(shift),
-            nears=rays.start.masked_fill(whole, 0.0).clamp_min(student.near) + shift * student.train_step_size,
+            nears=start + shift * student.train_spacing.length(start),
             fars=rays.end.masked_fill(whole, torch.inf).clamp_max(student.far),
         )
 
@@ -205,8 +227,11 @@ class DistillationPipeline(ComparedPipeline):
             check_frame(teacher, data.train_dataparser_outputs)
         self._align_features(teacher)
         self._print_offers(teacher)
+        student.see_from(data.train_cameras)
         if teacher.has_density:
-            fill_grid(student.grid, teacher, student.step_size, config.occupancy_threshold)
+            fill_grid(student.grid, teacher, student.spacing, config.threshold)
+            if student.grid.contracted:
+                drop_unseen(teacher, self._shared_samples, data.draw_rays, config.seed)
         else:
             CONSOLE.print("The teacher has no field that answers at points: its pictures alone are distilled.")
             if config.active.poses or config.active.points:
@@ -281,7 +306,7 @@ class DistillationPipeline(ComparedPipeline):
             return None
 
         def answer(positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-            return teacher.query_points(positions, directions, self.student.step_size)
+            return teacher.query_points(positions, directions, self.student.spacing.step_size)
 
         return answer
 
@@ -304,7 +329,7 @@ class DistillationPipeline(ComparedPipeline):
     def _shared_samples(self) -> SharedSamples:
         """Samples from the camera on, as in nerfstudio's evaluation."""
         student = self.student
-        return SharedSamples(student.grid, 0.0, student.far, student.step_size)
+        return SharedSamples(student.grid, 0.0, student.far, student.spacing, student.has_sky)
 
     def bank_at(self, step: int) -> TargetBank:
         """The bank as it is at a step. It is made late: only after loading does a resumed run know its grid."""

@@ -20,7 +20,8 @@ from rich.markup import escape
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig, unreadable
+from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
+from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
@@ -130,7 +131,13 @@ class PVDTrainerConfig(TrainerConfig):
         if model.background_color is None:
             blended = getattr(pipeline.datamanager.dataparser, "alpha_color", None)
             plain = "white" if blended == "white" else "black"
-            model.background_color = plain if space.background == "last_sample" else space.background
+            ends_plain = space.background == "last_sample" and not model.contracted
+            model.background_color = plain if ends_plain else space.background
+        if model.background_color == "last_sample" and not model.contracted:
+            raise InputError(
+                "--pipeline.model.background-color last_sample shows the sky of contracted space, and this student "
+                "lives in a box. Choose white, black or random, or --pipeline.model.contracted True."
+            )
         model.student = self.student
 
     def _choose_data(self, dataparser: DataParserConfig, space: Space) -> None:
@@ -144,13 +151,14 @@ class PVDTrainerConfig(TrainerConfig):
         place = self.data or data.data
         if place is not None:
             data.dataparser.data = place
-        problem = unreadable(data.dataparser) if own or place is not None else None
-        if problem is not None:
+        given = own or place is not None
+        parser, problem = readable(data.dataparser, data.orbit.size) if given else (data.dataparser, None)
+        if parser is None:
             raise InputError(
                 f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
                 "Correct --data, or leave it out: the photographs are needed for evaluation alone."
             )
-        if data.orbit.radius == 0 and space.near > 0:
+        if data.orbit.radius == 0 and space.near > 0 and not space.contracted:
             data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
 
     def _take_over_own_run(self) -> None:

@@ -38,6 +38,17 @@ SMALL = (
 """Options that make a distillation step take milliseconds."""
 
 
+TINY = {
+    "log2_hashmap_size": 12,
+    "max_res": 64,
+    "num_levels": 6,
+    "features_per_level": 2,
+    "num_nerf_samples_per_ray": 16,
+    "num_proposal_samples_per_ray": (32,),
+}
+"""Sizes of a nerfacto that trains in seconds."""
+
+
 @dataclass
 class Run:
     """A trained run on disk."""
@@ -67,6 +78,14 @@ def quiet(config: TrainerConfig, output: Path, name: str) -> TrainerConfig:
     return config
 
 
+def train_stock(config: TrainerConfig, output: Path) -> Run:
+    """A run of nerfstudio's own method, offline."""
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
+    with no_lpips():
+        folder, _ = train(quiet(config, output, "teacher"), lambda share: None)
+    return Run(folder)
+
+
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's scene, a few small views of it."""
@@ -79,20 +98,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """nerfacto, trained just long enough to have a density that is worth a grid."""
     config = small_nerfacto(scene, steps=150)
-    config.pipeline.model = replace(
-        config.pipeline.model,
-        use_appearance_embedding=True,
-        log2_hashmap_size=12,
-        max_res=64,
-        num_levels=6,
-        features_per_level=2,
-        num_nerf_samples_per_ray=16,
-        num_proposal_samples_per_ray=(32,),
-    )
-    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
-    with no_lpips():
-        folder, _ = train(quiet(config, tmp_path_factory.mktemp("teacher"), "teacher"), lambda share: None)
-    return Run(folder)
+    config.pipeline.model = replace(config.pipeline.model, use_appearance_embedding=True, **TINY)
+    return train_stock(config, tmp_path_factory.mktemp("teacher"))
 
 
 @pytest.fixture(scope="session")

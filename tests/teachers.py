@@ -89,7 +89,12 @@ def depth_nerfacto(scene: Path, folder: Path) -> Path:
 
 def instant_ngp(scene: Path, folder: Path, method: str = "instant-ngp") -> Path:
     """Training needs CUDA: the weights are random."""
-    return make(config_of(method, scene, log2_hashmap_size=8, max_res=32, grid_resolution=16), folder, bright, steps=0)
+
+    def dress(model: Any) -> None:
+        bright(model)
+        model.occupancy_grid.binaries.fill_(True)
+
+    return make(config_of(method, scene, log2_hashmap_size=8, max_res=32, grid_resolution=16), folder, dress, steps=0)
 
 
 def instant_ngp_bounded(scene: Path, folder: Path) -> Path:

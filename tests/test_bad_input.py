@@ -152,6 +152,11 @@ def test_an_existing_run_is_not_overwritten(student: Run, teacher: Run, capsys) 
     assert before == {path: path.stat().st_mtime_ns for path in student.folder.rglob("*")}
 
 
+def test_a_sky_needs_contracted_space(teacher: Run, tmp_path: Path, capsys) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--pipeline.model.background-color", "last_sample")
+    assert "sky of contracted space" in refused(tmp_path / "out", capsys, *options)
+
+
 def test_resuming_a_run_of_another_method(teacher: Run, tmp_path: Path, capsys) -> None:
     said = refused(tmp_path / "out", capsys, "--load-dir", str(teacher.checkpoints))
     assert "nerfacto" in said and "pvd-distill" in said

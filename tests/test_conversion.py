@@ -13,6 +13,7 @@ from nerfstudio.viewer.viewer import Viewer
 from pvd_nerfstudio.demo import train
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import fill_grid
@@ -243,7 +244,7 @@ def test_a_student_shows_nothing_outside_its_grid(student: Run) -> None:
     assert (answer.log_density[~inside] < -10).all() and (answer.log_density[inside] > -10).any()
     for resolution in (16, 32, 48):
         grid = OccupancyGrid(frozen.aabb, resolution)
-        fill_grid(grid, frozen, 0.05, 0.02)
+        fill_grid(grid, frozen, Spacing(0.05), 0.02)
         overlap = torch.nn.functional.interpolate(model.grid.occupied[None, None].float(), (96,) * 3)[0, 0] > 0
         mine = torch.nn.functional.interpolate(grid.occupied[None, None].float(), (96,) * 3)[0, 0] > 0
         assert mine[overlap].all() and grid.share < 1.0

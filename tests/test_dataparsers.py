@@ -2,19 +2,22 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import quiet
+from conftest import TINY, distil_config, quiet, train_stock
 from nerfstudio.configs.dataparser_configs import all_dataparsers
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
+from nerfstudio.utils.eval_utils import eval_setup
 from PIL import Image
 
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
+from pvd_nerfstudio.demo import small_nerfacto, train
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.frozen import no_lpips
 
@@ -116,6 +119,17 @@ def test_stock_methods_train_on_them(name: str, llff: Path, nsvf: Path, tmp_path
         trainer.setup()
         trainer.train()
     assert list(trainer.checkpoint_dir.glob("*.ckpt"))
+
+
+def test_a_scene_in_nsvfs_layout_is_converted(nsvf: Path, tmp_path: Path) -> None:
+    config = small_nerfacto(nsvf, steps=100)
+    config.pipeline.datamanager.dataparser = NSVFDataParserConfig(data=nsvf, alpha_color=None)
+    config.pipeline.model = replace(config.pipeline.model, **TINY)
+    teacher = train_stock(config, tmp_path / "teacher")
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "hash", "--max-num-iterations", "80")
+    folder, _ = train(distil_config(tmp_path / "student", *options), lambda share: None)
+    _, pipeline, _, _ = eval_setup(folder / "config.yml")
+    assert pipeline.get_average_eval_image_metrics()["psnr"] > 15
 
 
 def break_table(path: Path, how: str) -> None:

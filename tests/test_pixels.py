@@ -15,6 +15,7 @@ from test_conversion import start
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import ask_for_pixels, fill_grid_from_views, look, show
@@ -72,6 +73,19 @@ def test_background_is_taken_out(neus: FrozenTeacher, cameras: Cameras, monkeypa
     torch.testing.assert_close(show(neus, cameras[:1], RGBRenderer("white"))[0, 0], torch.ones(3), atol=0.05, rtol=0)
 
 
+def test_what_lies_outside_the_scene_box_is_for_contracted_students_alone(
+    neus: FrozenTeacher, cameras: Cameras, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = look(neus, cameras[:1])
+    small = torch.tensor([[-0.1] * 3, [0.1] * 3])
+    monkeypatch.setattr(type(neus), "aabb", small)
+    assert not (look(neus, cameras[:1]).opacity > 0.5).any()
+    torch.testing.assert_close(look(neus, cameras[:1], contracted=True).rgb, whole.rgb)
+    grid = OccupancyGrid(small, 32, contracted=True)
+    fill_grid_from_views(grid, neus, draw_from(cameras))
+    assert grid.contains(whole.points).float().mean() > 0.9
+
+
 def test_without_accumulation_all_is_opaque(neus: FrozenTeacher, cameras: Cameras, monkeypatch) -> None:
     whole = neus.outputs_for
 
@@ -96,7 +110,7 @@ def test_grid_is_a_shell_about_the_surface_and_the_bank_has_its_pixels(neus: Fro
     directions = torch.nn.functional.normalize(torch.randn(200, 3), dim=-1)
     directions[:, 2] = directions[:, 2].abs()  # the cameras look from above
     assert grid.contains(RADIUS * directions).float().mean() > 0.9
-    shared = SharedSamples(grid, 0.05, 1000.0, 0.05)
+    shared = SharedSamples(grid, 0.05, 1000.0, Spacing(0.05))
     part = ask_for_pixels(neus, shared, draw, 300, torch.Generator().manual_seed(0))
     again = ask_for_pixels(neus, shared, draw, 300, torch.Generator().manual_seed(0))
     assert part.points is None

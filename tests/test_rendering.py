@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from nerfstudio.field_components.spatial_distortions import SceneContraction
 from torch import Tensor
 
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import Spacing, stretch, to_unit, to_world
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 
@@ -27,7 +29,7 @@ def rays(count: int = 64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.fixture(scope="module")
 def grid() -> OccupancyGrid:
     grid = OccupancyGrid(AABB, 32)
-    grid.fill(ball, threshold=1.0)
+    grid.fill(lambda points: ball(points)[:, 0] > 1.0)
     return grid
 
 
@@ -40,10 +42,22 @@ def test_grid_keeps_what_is_dense_and_drops_what_is_empty(grid: OccupancyGrid) -
     assert not grid.contains(torch.tensor([[1.5, 0.0, 0.0], [0.0, -1.01, 0.0]])).any()
 
 
+def test_a_contracted_run_of_older_days_has_the_cells_of_its_scene_box(grid: OccupancyGrid) -> None:
+    now = OccupancyGrid(AABB, 32, contracted=True)
+    now.set_extra_state(grid.get_extra_state()["cells"])
+    points = torch.rand(20000, 3) * 4 - 2
+    before, after = grid.contains(points), now.contains(points)
+    assert before.any() and after[before].all()
+    assert not after[points.norm(dim=-1) > 0.5 + math.sqrt(3) * (2 + 4) / 32].any()
+    again = OccupancyGrid(AABB, 32, contracted=True)
+    again.set_extra_state(now.get_extra_state())
+    assert torch.equal(again.occupied, now.occupied)
+
+
 def test_march_keeps_exactly_the_midpoints_in_occupied_cells(grid: OccupancyGrid) -> None:
     origins, directions, near, far = rays()
     step = 0.03
-    samples = grid.march(origins, directions, near, far, step)
+    samples = grid.march(origins, directions, near, far, Spacing(step))
     number = torch.arange(200)
     middle = near + (number + 0.5) * step
     dense = grid.contains(origins[:, None] + middle[..., None] * directions[:, None]) & (middle < far)
@@ -55,18 +69,65 @@ def test_march_keeps_exactly_the_midpoints_in_occupied_cells(grid: OccupancyGrid
 
 def test_march_ends_at_far_and_misses_give_nothing(grid: OccupancyGrid) -> None:
     origins, directions, near, _ = rays()
-    samples = grid.march(origins, directions, near, torch.full_like(near, 2.6), 0.03)
+    samples = grid.march(origins, directions, near, torch.full_like(near, 2.6), Spacing(0.03))
     assert len(samples) and samples.starts.max() + 0.015 < 2.6
-    assert not len(grid.march(origins, -directions, near, torch.full_like(near, 5.0), 0.03))
+    assert not len(grid.march(origins, -directions, near, torch.full_like(near, 5.0), Spacing(0.03)))
 
 
 def test_grid_survives_saving(grid: OccupancyGrid) -> None:
     copy = OccupancyGrid(AABB, 32)
     copy.load_state_dict(grid.state_dict())
     origins, directions, near, far = rays()
-    assert torch.equal(
-        copy.march(origins, directions, near, far, 0.03).starts, grid.march(origins, directions, near, far, 0.03).starts
-    )
+    theirs, ours = (one.march(origins, directions, near, far, Spacing(0.03)).starts for one in (copy, grid))
+    assert torch.equal(theirs, ours)
+
+
+def test_contraction_has_a_way_back() -> None:
+    unit = torch.rand(500, 3) * 0.98 + 0.01
+    torch.testing.assert_close(to_unit(to_world(unit, AABB, True), AABB, True), unit, atol=1e-5, rtol=0)
+    contract = SceneContraction(order=float("inf"))
+    positions = torch.randn(500, 3) * 4
+    torch.testing.assert_close(to_unit(positions, AABB, True), (contract(positions) + 2) / 4)
+    near, far = torch.tensor([[0.5, 0.2, 0.0]]), torch.tensor([[4.0, 1.0, 0.0]])
+    assert stretch(near, True).tolist() == [[1.0]] and stretch(far, True).tolist() == [[16.0]]
+    assert stretch(far, False).tolist() == [[1.0]]
+
+
+def test_samples_are_even_and_then_even_in_disparity() -> None:
+    spacing = Spacing(0.02, bend=2.0)
+    edges = spacing.distance(torch.arange(199.0))
+    torch.testing.assert_close(edges[:101], torch.arange(101) * 0.02)
+    disparity = 1 / edges[100:]
+    torch.testing.assert_close(disparity[:-1] - disparity[1:], torch.full((98,), 0.005), atol=1e-5, rtol=0)
+    torch.testing.assert_close(spacing.steps(edges), torch.arange(199.0), atol=1e-2, rtol=0)
+    middle = (edges[1:] + edges[:-1]) / 2
+    torch.testing.assert_close(spacing.length(middle)[:150], edges.diff()[:150], atol=0, rtol=0.02)
+    assert spacing.steps(torch.tensor(1000.0)) < 200
+
+
+def test_march_through_contracted_space_reaches_what_is_far() -> None:
+    """A small ball in the middle and a wall 30 away, of which the samples are few and long."""
+
+    def visible(points: Tensor) -> Tensor:
+        return (points.norm(dim=-1) < 0.3) | (points[:, 2] < -30)  # noqa: PLR2004
+
+    grid, spacing = OccupancyGrid(AABB, 64, contracted=True), Spacing(0.01, bend=2.0)
+    grid.fill(visible)
+    assert grid.contains(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, -60.0], [1.0, 2.0, -500.0]])).all()
+    assert not grid.contains(torch.tensor([[0.6, 0.0, 0.0], [0.0, 0.0, -8.0], [0.0, 0.0, 60.0]])).any()
+    origins = torch.tensor([[0.0, 0.0, 1.0], [0.7, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    directions = torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, -1.0], [0.0, 0.0, 1.0]])
+    near, far = torch.full((3, 1), 0.05), torch.full((3, 1), 1000.0)
+    samples = grid.march(origins, directions, near, far, spacing)
+    assert (samples.ends > samples.starts).all() and (samples.starts[1:] >= samples.ends[:-1] - 1e-4)[
+        samples.ray_indices.diff() == 0
+    ].all()
+    through, beside = (samples.starts[samples.ray_indices == ray] for ray in (0, 1))
+    assert not (samples.ray_indices == 2).any()
+    assert through.min() == pytest.approx(0.7, abs=0.1) and 15 < beside.min() < 32  # a cell begins at 16
+    assert samples.ends.max() > 300
+    grid.keep_seen(torch.tensor([[0.0, 0.0, 0.0]]))
+    assert grid.contains(torch.zeros(1, 3)).all() and not grid.contains(torch.tensor([[0.0, 0.0, -60.0]])).any()
 
 
 def test_weights_are_those_of_each_ray_alone() -> None:
@@ -111,7 +172,7 @@ def test_both_devices_make_the_same_picture(grid: OccupancyGrid) -> None:
         on_device = OccupancyGrid(AABB, 32).to(device)
         on_device.load_state_dict(grid.state_dict())
         origins, directions, near, far = (value.to(device) for value in rays(2048))
-        samples = on_device.march(origins, directions, near, far, 0.01)
+        samples = on_device.march(origins, directions, near, far, Spacing(0.01))
         positions = samples.positions(origins, directions)
         weights = render_weights(ball(positions) / 10, samples.ends - samples.starts, samples.ray_indices, 2048)
         pictures.append(accumulate(weights, (positions * 3).sin() / 2 + 0.5, samples.ray_indices, 2048).cpu())

@@ -8,12 +8,15 @@ import pytest
 import torch
 from browser import browser
 from conftest import Run
+from PIL import Image
 from test_conversion import moved  # noqa: F401
 
 from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.report import views
 from pvd_nerfstudio.report.command import Report
 from pvd_nerfstudio.report.curves import stage_starts
-from pvd_nerfstudio.report.pictures import ComparedView, comparison_figure
+from pvd_nerfstudio.report.pictures import ComparedView, cameras_figure, comparison_figure
+from pvd_nerfstudio.report.views import Views
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +64,29 @@ def test_nothing_is_overwritten_unless_asked_for(made: Path, student: Run, capsy
     assert len(json.loads(made.with_suffix(".json").read_text())["views"]) == 1
 
 
-def test_a_run_that_is_no_conversion(teacher: Run, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize("command", [Report, Views])
+def test_a_run_that_is_no_conversion(command, teacher: Run, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
-        Report(teacher.config, output=tmp_path / "r.html").run()
+        command(teacher.config, output=tmp_path / "r.html").run()
     assert "not of pvd-distill" in " ".join(capsys.readouterr().out.split()) and not any(tmp_path.iterdir())
+
+
+def test_the_cameras_are_drawn(student: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    drawn: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(
+        views, "cameras_figure", lambda groups, aabb: drawn.update(groups) or cameras_figure(groups, aabb)
+    )
+    command = Views(student.config, output=tmp_path / "new" / "views.png", made_up=30, hard=4)
+    command.run()
+    assert Image.open(command.output).width > 800
+    assert {name: len(poses) for name, poses in drawn.items()} == {
+        "training": 12,
+        "made up, around the scene": 30,
+        "the student's worst": 4,
+    }
+    with pytest.raises(SystemExit):
+        command.run()
+    assert "--overwrite" in capsys.readouterr().out
 
 
 def test_a_teacher_of_another_scene(student: Run, teacher: Run, tmp_path: Path, capsys) -> None:

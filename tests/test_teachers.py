@@ -15,6 +15,7 @@ from teachers import FAMILIES, config_of
 from pvd_nerfstudio.data.views import concatenate
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.adapters import GenericAdapter, point_samples
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
@@ -135,7 +136,7 @@ def change_state(run: Path, change: Any) -> None:
 
 def test_mipnerf_gets_its_cones(families: Mapping[str, Path], rays: RayBundle) -> None:
     teacher = FrozenTeacher(find_run(families["mipnerf"]), "cpu")
-    shared = SharedSamples(OccupancyGrid(teacher.aabb, 8), 2.0, 6.0, 0.1)
+    shared = SharedSamples(OccupancyGrid(teacher.aabb, 8), 2.0, 6.0, Spacing(0.1))
     thin = render_teacher(teacher, shared, rays, shift=0.5)
     wide = render_teacher(teacher, shared, replace_area(rays, 100 * rays.pixel_area), shift=0.5)
     assert rays.pixel_area.min() > 0

@@ -4,7 +4,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from torch import Generator
 
-from pvd_nerfstudio.data import views
+from pvd_nerfstudio.data import pseudo, views
+from pvd_nerfstudio.distillation.active.poses import perturbed
 
 CENTRE = torch.tensor([0.3, -0.2, 0.1])
 
@@ -15,12 +16,12 @@ def cameras(count: int = 40) -> Cameras:
 
 
 def test_the_point_that_all_cameras_look_at() -> None:
-    torch.testing.assert_close(views.look_at_point(cameras()), CENTRE, atol=1e-2, rtol=0)
+    torch.testing.assert_close(pseudo.look_at_point(cameras().camera_to_worlds), CENTRE, atol=1e-2, rtol=0)
 
 
 def test_made_up_views_stand_on_the_shell_of_the_real_ones_and_look_at_its_middle() -> None:
     real = cameras()
-    made_up = views.around(real, 200, Generator().manual_seed(0))
+    made_up = pseudo.PseudoViews(real)(200, Generator().manual_seed(0))
     offset = made_up.camera_to_worlds[:, :, 3] - CENTRE
     torch.testing.assert_close(offset.norm(dim=-1), torch.full((200,), 4.0), atol=0.05, rtol=0)
     height = (real.camera_to_worlds[:, 2, 3] - CENTRE[2]).quantile(torch.tensor([0.05, 0.95]))
@@ -35,7 +36,7 @@ def test_made_up_views_stand_on_the_shell_of_the_real_ones_and_look_at_its_middl
 
 
 def test_views_depend_on_the_generator_alone() -> None:
-    first, second = (views.around(cameras(), 5, Generator().manual_seed(1)) for _ in range(2))
+    first, second = (pseudo.PseudoViews(cameras())(5, Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(first.camera_to_worlds, second.camera_to_worlds)
 
 
@@ -47,3 +48,53 @@ def test_rays_go_through_the_middles_of_random_pixels() -> None:
     back = real.camera_to_worlds[chosen, :, :3].transpose(1, 2) @ rays.directions[..., None]
     column = -back[:, 0, 0] / back[:, 2, 0] * 100.0 + 40.0
     torch.testing.assert_close(column, pixels[:, 1] + 0.5, atol=1e-3, rtol=0)
+
+
+def facing(places: torch.Tensor) -> Cameras:
+    """Cameras that look along -z from these places, one of them turned a little."""
+    poses = torch.cat([torch.eye(3).expand(len(places), 3, 3), places[:, :, None]], dim=-1).clone()
+    poses[:1] = perturbed(poses[:1], 5.0, 0.0, Generator().manual_seed(0))
+    return Cameras(poses, fx=100.0, fy=110.0, cx=40.0, cy=30.0, width=80, height=60)
+
+
+def test_the_cameras_say_which_views_suit_them() -> None:
+    assert pseudo.kind_of(cameras()) == "around"
+    assert pseudo.kind_of(facing(torch.rand(20, 3))) == "front"
+    street = torch.stack([torch.linspace(0, 20, 21), torch.zeros(21), torch.zeros(21)], dim=-1)
+    poses = facing(street).camera_to_worlds
+    poses[::2, :, [0, 2]] *= -1  # every other one looks back
+    walk = Cameras(poses, fx=100.0, fy=110.0, cx=40.0, cy=30.0, width=80, height=60)
+    assert pseudo.kind_of(walk) == "path"
+
+
+def test_views_in_front_stay_in_the_cameras_box_and_look_their_way() -> None:
+    real = facing(torch.rand(20, 3, generator=Generator().manual_seed(0)))
+    low, high = (real.camera_to_worlds[:, :, 3].amin(dim=0), real.camera_to_worlds[:, :, 3].amax(dim=0))
+    for margin in (0.0, 0.2):
+        made_up = pseudo.PseudoViews(real, "front", margin)(500, Generator().manual_seed(0)).camera_to_worlds
+        beyond = torch.maximum(low - made_up[:, :, 3], made_up[:, :, 3] - high) / (high - low)
+        assert beyond.max() <= margin + 1e-5
+        spread = made_up[:, :, 3].amax(dim=0) - made_up[:, :, 3].amin(dim=0)
+        assert (spread > 0.8 * (high - low)).all()
+        assert made_up[:, 2, 2].min() > 0.9
+
+
+def test_views_around_stay_on_the_arc_and_upright_whatever_axis_is_up() -> None:
+    angle = torch.linspace(0.0, 1.0, 30)
+    ring = torch.stack([4 * angle.cos(), 4 * angle.sin(), torch.ones(30)], dim=-1)
+    poses = views.look_at(CENTRE + ring, CENTRE)
+    swap = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # now y is up
+    made_up = swap.T @ pseudo.around(swap @ poses, 400, 0.1, Generator().manual_seed(0))
+    offset = made_up[:, :, 3] - CENTRE
+    azimuth = torch.atan2(offset[:, 1], offset[:, 0])
+    assert azimuth.min() > -0.11 and azimuth.max() < 1.11 and made_up[:, 2, 1].min() > 0.9
+    torch.testing.assert_close(offset[:, 2], torch.ones(400), atol=1e-2, rtol=0)
+
+
+def test_views_along_a_path_stay_near_it() -> None:
+    street = torch.stack([torch.linspace(0, 20, 21), torch.zeros(21), torch.zeros(21)], dim=-1)
+    made_up = pseudo.PseudoViews(facing(street), "path", 0.1)(500, Generator().manual_seed(0))
+    where = made_up.camera_to_worlds[:, :, 3]
+    assert where[:, 1:].norm(dim=-1).max() <= 0.3 + 1e-5  # of a way to the third neighbour
+    assert -0.1 <= where[:, 0].min() and where[:, 0].max() <= 20.1
+    assert len(where[:, 0].int().unique()) > 15

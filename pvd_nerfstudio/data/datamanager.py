@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import all_dataparsers
@@ -16,12 +16,15 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
+from nerfstudio.data.utils.data_utils import get_image_mask_tensor_from_path
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data import views
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
+from pvd_nerfstudio.data.poses import readable
+from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.errors import InputError
 
 
@@ -48,6 +51,10 @@ class DistillationDataManagerConfig(VanillaDataManagerConfig):
     """The data set; left out: the teacher's."""
     orbit: OrbitDataParserConfig = field(default_factory=OrbitDataParserConfig)
     """Views that stand in when the data set cannot be read."""
+    pseudo_views: Literal["auto", "around", "front", "path"] = "auto"
+    """Made-up views: around an object, in front of a scene, along the cameras' path; auto: what suits the cameras."""
+    pseudo_view_margin: float = 0.1
+    """How far they may leave the space in which the cameras stood, as a share of its extent."""
     pseudo_view_share: float = 0.5
     """Share of the rays that come from made-up views around the scene, not from the training cameras."""
     pseudo_views_per_part: int = 96
@@ -73,6 +80,11 @@ class DistillationDataset(InputDataset):
     def keep_alpha(self) -> None:
         """From now on give pictures with their alpha channel, not blended with a colour."""
         self._dataparser_outputs = replace(self._dataparser_outputs, alpha_color=None)
+
+    def mask(self, view: int) -> Bool[Tensor, "height width"] | None:
+        """Which pixels of a view's photograph count; None: all."""
+        paths = self._dataparser_outputs.mask_filenames
+        return None if paths is None else get_image_mask_tensor_from_path(paths[view], self.scale_factor)[..., 0]
 
     def get_image_float32(self, image_idx: int) -> Tensor:
         """Photograph or rendering of a view.
@@ -122,14 +134,20 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def __init__(self, config: DistillationDataManagerConfig, *args: Any, **kwargs: Any) -> None:
         if config.data is not None:
             config.dataparser.data = Path(config.data)
-        problem = unreadable(config.dataparser)
-        self.stands_in = problem is not None
-        if problem is not None:
+        parser, problem = readable(config.dataparser, config.orbit.size)
+        self.stands_in, self.keeps_alpha = parser is None, True
+        if parser is None:
             CONSOLE.print(
-                f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). "
-                f"{config.orbit.views} made-up views around the scene stand in for its cameras."
+                f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). {config.orbit.words} "
+                "stand in for its cameras (--pipeline.datamanager.orbit.*). An object that was photographed from all "
+                "around comes out as good as with them; expect much less of a room, or of a scene seen from one side."
             )
             config = replace(config, dataparser=config.orbit, data=None)
+        elif problem is not None:
+            CONSOLE.print(
+                f"[yellow]The photographs of {config.dataparser.data} are gone ({problem}). Its poses are used."
+            )
+            config = replace(config, dataparser=parser, data=None)
         super().__init__(config, *args, **kwargs)
 
     def setup_train(self) -> None:
@@ -138,6 +156,13 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.train_pixel_sampler = PixelSampler(
             self.config.pixel_sampler, num_rays_per_batch=self.config.train_num_rays_per_batch
         )
+        chosen = None if self.config.pseudo_views == "auto" else self.config.pseudo_views
+        self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin)
+        if self.test_mode == "val":
+            CONSOLE.print(
+                f"Made-up views: {self.pseudo_views.words} (--pipeline.datamanager.pseudo-views), "
+                f"{self.config.pseudo_view_margin:.0%} beyond the cameras' space at most."
+            )
         self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
         if not self.train_dataset.has_photographs:
             # The viewer pins a picture to each training camera: a grey one.
@@ -149,6 +174,11 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.fixed_indices_eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
         self.eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
 
+    def draw_rays(self, count: int, generator: Generator) -> RayBundle:
+        """Rays of training cameras and made-up ones."""
+        none = self.train_cameras.camera_to_worlds[:0]
+        return self.viewpoints(none, generator).rays(count, generator)
+
     def viewpoints(self, hard: Float[Tensor, "views 3 4"], generator: Generator) -> views.Viewpoints:
         """Cameras for one part of the bank: the training ones, made-up ones and, in place of some of these, hard ones.
 
@@ -157,7 +187,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             generator: of the made-up ones.
         """
         share, count = self.config.pseudo_view_share, self.config.pseudo_views_per_part
-        pseudo = views.around(self.train_cameras, count, generator)
+        pseudo = self.pseudo_views(count, generator)
         poses = torch.cat([hard, pseudo.camera_to_worlds[len(hard) :]])
         return views.Viewpoints([(views.like(pseudo, poses), share), (self.train_cameras, 1 - share)])
 
@@ -166,7 +196,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         device = generator.device
         made_up = torch.rand(count, generator=generator, device=device) < self.config.pseudo_view_share
         chosen = torch.randint(len(self.train_cameras), (count,), generator=generator, device=device)
-        pseudo = views.around(self.train_cameras, count, generator)
+        pseudo = self.pseudo_views(count, generator)
         pairs = zip(made_up.tolist(), chosen.tolist())
         return [
             pseudo[i : i + 1] if invented else self.train_cameras[real : real + 1]
@@ -174,15 +204,20 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         ]
 
     def draw_pixels(self, count: int, generator: Generator) -> tuple[RayBundle, Tensor]:
-        """Rays through random pixels of the photographs, and the pixels, `[rays, 3 or 4]`."""
+        """Rays through random pixels of the photographs, masked ones left out, and the pixels, `[rays, 3 or 4]`."""
         chosen, pixels = views.random_pixels(self.train_cameras, count, generator)
+        seen = self.seen(chosen, pixels).nonzero()[:, 0]
+        if not len(seen):
+            raise InputError("The masks leave hardly a pixel of the photographs to learn from.")
+        again = seen[torch.arange(count, device=seen.device) % len(seen)]
+        chosen, pixels = chosen[again], pixels[again]
         rays = self.train_cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
         return rays, self.read_pixels(chosen, pixels)
 
     def read_pixels(
         self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]
     ) -> Float[Tensor, "rays channels"]:
-        """Pixels of photographs, with their alpha channel where they have one.
+        """Pixels of photographs, with their alpha channel where they have one and `keeps_alpha`.
 
         Args:
             cameras: numbers of training cameras.
@@ -192,6 +227,14 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             self._photographs[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())
         ]
         return torch.stack(picked).to(self.train_cameras.device)
+
+    def seen(self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Bool[Tensor, "rays"]:
+        """Which pixels of photographs are not masked; arguments as those of `read_pixels`."""
+        masks = self._masks
+        if masks is None:
+            return torch.ones_like(cameras, dtype=torch.bool)
+        picked = [masks[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())]
+        return torch.stack(picked).to(cameras.device)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Random rays of the training cameras, without pixels: what nerfstudio's exporters march along."""
@@ -205,7 +248,9 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         camera, batch = self._eval_view(step)
         rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
         count = self.config.eval_num_rays_per_batch
-        chosen = torch.randint(len(rays), (count,), generator=Generator().manual_seed(step))
+        seen = batch["mask"].flatten().nonzero()[:, 0].cpu() if "mask" in batch else torch.arange(len(rays))
+        seen = seen if len(seen) else torch.arange(len(rays))
+        chosen = seen[torch.randint(len(seen), (count,), generator=Generator().manual_seed(step))]
         return rays[chosen.to(rays.origins.device)], {"image": batch["image"].flatten(0, 1)[chosen]}
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
@@ -217,15 +262,12 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         return self.eval_dataloader.get_camera(int(view))
 
     @cached_property
+    def _masks(self) -> list[Tensor] | None:
+        masks = [self.train_dataset.mask(view) for view in range(len(self.train_dataset))]
+        return None if masks[0] is None else [mask for mask in masks if mask is not None]
+
+    @cached_property
     def _photographs(self) -> list[Tensor]:
-        self.train_dataset.keep_alpha()
+        if self.keeps_alpha:
+            self.train_dataset.keep_alpha()
         return [self.train_dataset.get_image_float32(view) for view in range(len(self.train_dataset))]
-
-
-def unreadable(dataparser: DataParserConfig) -> str | None:
-    """Why a data set cannot be read; None when it can."""
-    try:
-        dataparser.setup().get_dataparser_outputs(split="train")
-    except Exception as error:  # a dataparser may fail in any way
-        return f"{type(error).__name__}: {error}"
-    return None

@@ -39,6 +39,8 @@ class LLFFDataParserConfig(DataParserConfig):
     """Which photographs: 1 for images, 8 for images_8; 0: images_4, or else images_8, or else images."""
     test_every: int = 8
     """Every so manyth view is a test view, the first one included; 2 or more."""
+    photographs: bool = True
+    """Whether there are photographs; without them the poses are read alone."""
     margin: float = 0.1
     """How far the scene box reaches beyond the bounds, as a share of them."""
 
@@ -62,12 +64,16 @@ class LLFF(DataParser):
         poses = transform[:, :3] @ poses + torch.nn.functional.pad(transform[:, 3:], (3, 0))
         scale = NEAREST / float(bounds.min())
         poses[..., 3] *= scale
-        width, height = common_size(images)
-        factor = width / float(matrix[0, 1, 4])
-        if abs(height / float(matrix[0, 0, 4]) / factor - 1) > SAME_SHAPE:
+        whole = float(matrix[0, 1, 4]), float(matrix[0, 0, 4])
+        smaller = self.config.downscale or 4
+        width, height = (
+            common_size(images) if self.config.photographs else (round(whole[0] / smaller), round(whole[1] / smaller))
+        )
+        factor = width / whole[0]
+        if abs(height / whole[1] / factor - 1) > SAME_SHAPE:
             raise InputError(
-                f"{images[0]} is {width} x {height}, another shape than the {float(matrix[0, 1, 4]):.0f} x "
-                f"{float(matrix[0, 0, 4]):.0f} of poses_bounds.npy."
+                f"{images[0]} is {width} x {height}, another shape than the {whole[0]:.0f} x {whole[1]:.0f} of "
+                "poses_bounds.npy."
             )
         cameras = Cameras(
             camera_to_worlds=poses.float(),
@@ -92,7 +98,7 @@ class LLFF(DataParser):
         )
 
     def _images(self, count: int) -> list[Path]:
-        """The photographs, one for each pose.
+        """The photographs, one for each pose; without photographs, where they would be.
 
         Raises:
             InputError: there is no such folder, or it holds more or fewer.
@@ -101,9 +107,11 @@ class LLFF(DataParser):
         names = {1: "images", 2: "images_2", 4: "images_4", 8: "images_8"}
         wanted = [names[self.config.downscale]] if self.config.downscale else [names[4], names[8], names[1]]
         folder = next((data / name for name in wanted if (data / name).is_dir()), None)
+        images = [] if folder is None else photographs_in(folder)
+        if not self.config.photographs and not images:
+            return [data / "images" / f"{view:03d}.png" for view in range(count)]
         if folder is None:
             raise InputError(f"{data} has no folder {' or '.join(wanted)} with photographs.")
-        images = photographs_in(folder)
         if len(images) != count:
             raise InputError(f"{folder} holds {len(images)} photographs, but poses_bounds.npy has {count} poses.")
         return images

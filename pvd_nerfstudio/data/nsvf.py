@@ -30,6 +30,8 @@ class NSVFDataParserConfig(DataParserConfig):
     _target: type = field(default_factory=lambda: NSVF)
     data: Path = Path("data/TanksAndTemple/Ignatius")
     """The folder."""
+    photographs: bool = True
+    """Whether there are photographs; without them the poses are read alone."""
     alpha_color: str | None = "white"
     """Colour that transparent photographs are blended with; None: they keep their alpha channel."""
 
@@ -51,7 +53,7 @@ class NSVF(DataParser):
         poses[..., 1:3] *= -1  # nerfstudio's axes: right, up, backwards
         poses[..., 3] = scale * (poses[..., 3] - middle)
         focal_x, focal_y, cx, cy = read_intrinsics(data / "intrinsics.txt")
-        width, height = common_size(images)
+        width, height = common_size(images) if self.config.photographs else (round(2 * cx), round(2 * cy))
         if not (focal_x > 0 and focal_y > 0 and 0 < cx < width and 0 < cy < height):
             raise InputError(
                 f"{data / 'intrinsics.txt'} has focal lengths of {focal_x:g} and {focal_y:g} pixels and its principal "
@@ -78,14 +80,20 @@ class NSVF(DataParser):
 
     def _images(self, split: str) -> list[Path]:
         folder = self.config.data / "rgb"
+        if not self.config.photographs:
+            poses = self._of_split(sorted(self.config.data.glob("pose/*.txt")), split)
+            return [folder / f"{path.stem}.png" for path in poses]
         if not folder.is_dir():
             raise InputError(f"{folder} is missing: is {folder.parent} the folder of an NSVF scene?")
-        images = photographs_in(folder)
+        return self._of_split(photographs_in(folder), split)
+
+    def _of_split(self, paths: list[Path], split: str) -> list[Path]:
         for prefix in PREFIXES[split]:
-            chosen = [path for path in images if path.name.startswith(prefix)]
+            chosen = [path for path in paths if path.name.startswith(prefix)]
             if chosen:
                 return chosen
-        raise InputError(f"{folder} has no photograph whose name begins with {' or '.join(PREFIXES[split])}.")
+        folder = self.config.data / ("rgb" if self.config.photographs else "pose")
+        raise InputError(f"{folder} has no file whose name begins with {' or '.join(PREFIXES[split])}.")
 
     def _pose(self, image: Path) -> Float[Tensor, "3 4"]:
         path = self.config.data / "pose" / f"{image.stem}.txt"

@@ -1,7 +1,7 @@
 """Views of a scene of which nothing but the trained run is left: cameras on a sphere around it."""
 
+import math
 from dataclasses import dataclass, field
-from math import radians, tan
 from pathlib import Path
 
 import torch
@@ -11,23 +11,52 @@ from nerfstudio.data.scene_box import SceneBox
 
 from pvd_nerfstudio.data.views import sphere
 
+Box = tuple[float, float, float, float, float, float]
+"""Lower corner, then upper one."""
+FILLED = 0.9
+"""Share of the scene box's diagonal from which on a region fills it."""
+
 
 @dataclass
 class OrbitDataParserConfig(DataParserConfig):
-    """Cameras around the scene box, for want of a data set; it has no photographs."""
+    """Cameras on a sphere, for want of a data set; it has no photographs."""
 
     _target: type = field(default_factory=lambda: OrbitDataParser)
     radius: float = 0.0
-    """Distance of the cameras from the middle of the scene box; 0: between the teacher's near and far planes, or
-    without a near plane the diagonal of the box."""
+    """Distance of the cameras from the middle of the region; 0: between the teacher's near and far planes, without
+    a near plane the diagonal of the region, and 1 in a room or a street."""
     views: int = 100
     """Number of training views; evaluation has a tenth."""
     size: int = 200
-    """Width and height of a view in pixels."""
+    """Width and height of a view in pixels; also where a data set's photographs are gone and nothing else tells."""
     field_of_view: float = 40.0
     """Horizontal angle of view in degrees."""
-    box: tuple[float, float, float, float, float, float] = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
+    box: Box = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
     """Scene box: its lower corner, then its upper one."""
+    region: Box | None = None
+    """Box that the cameras look at; left out: around what the teacher shows in the scene box."""
+
+    def look_at(self, region: Box | None, contracted: bool) -> None:
+        """Put the cameras around a region, from a distance that suits it.
+
+        A contracted scene that fills its box is a room or a street: nerfstudio's dataparsers put the cameras into the
+        unit box.
+        """
+        self.region = region
+        inside, outside = region or self.box, self.box
+        size = math.dist(inside[:3], inside[3:])
+        filled = size > FILLED * math.dist(outside[:3], outside[3:])
+        self.radius = self.radius or (1.0 if contracted and filled else size)
+
+    @property
+    def distance(self) -> float:
+        """How far from what they look at the cameras stand."""
+        return self.radius or math.dist(self.box[:3], self.box[3:])
+
+    @property
+    def words(self) -> str:
+        """Which views these are."""
+        return f"{self.views} made-up views, at a distance of {self.distance:.2g} around what the teacher shows,"
 
 
 class OrbitDataParser(DataParser):
@@ -39,11 +68,11 @@ class OrbitDataParser(DataParser):
         del kwargs
         config = self.config
         aabb = torch.tensor(config.box).view(2, 3)
-        radius = config.radius or float((aabb[1] - aabb[0]).norm())
+        middle = torch.tensor(config.region or config.box).view(2, 3).mean(dim=0)
         count = config.views if split == "train" else max(1, config.views // 10)
-        focal = config.size / 2 / tan(radians(config.field_of_view) / 2)
+        focal = config.size / 2 / math.tan(math.radians(config.field_of_view) / 2)
         cameras = Cameras(
-            camera_to_worlds=sphere(count, radius, aabb.mean(dim=0)),
+            camera_to_worlds=sphere(count, config.distance, middle),
             fx=focal,
             fy=focal,
             cx=config.size / 2,

@@ -54,36 +54,6 @@ class Viewpoints:
         return concatenate(bundles)
 
 
-def around(cameras: Cameras, count: int, generator: Generator) -> Cameras:
-    """Cameras on the shell that the real ones lie on, looking where they look.
-
-    Radius and elevation are uniform between the 5th and the 95th percentile of the real ones, the azimuth is
-    uniform in the real ones' range (PVD, section 4.1); intrinsics are the first camera's.
-    """
-    centre = look_at_point(cameras)
-    offset = cameras.camera_to_worlds[:, :, 3] - centre
-    radius = offset.norm(dim=-1)
-    sine = (offset[:, 2] / radius).clamp(-1, 1)
-    azimuth = torch.atan2(offset[:, 1], offset[:, 0])
-    radius, sine = (_between_percentiles(value, count, generator) for value in (radius, sine))
-    angle = azimuth[torch.randint(len(azimuth), (count,), generator=generator, device=azimuth.device)]
-    angle = angle + 0.2 * torch.randn(count, generator=generator, device=azimuth.device)
-    flat = (1 - sine.square()).sqrt()
-    where = torch.stack([flat * angle.cos(), flat * angle.sin(), sine], dim=-1) * radius[:, None]
-    return like(cameras, look_at(centre + where, centre))
-
-
-def look_at_point(cameras: Cameras) -> Float[Tensor, "3"]:
-    """The point closest to all optical axes, in the least-squares sense."""
-    origins = cameras.camera_to_worlds[:, :, 3]
-    axes = -cameras.camera_to_worlds[:, :, 2]
-    projectors = torch.eye(3, device=axes.device) - axes[:, :, None] * axes[:, None, :]
-    # A faint pull to the middle of the cameras keeps parallel axes solvable.
-    matrix = projectors.mean(dim=0) + 1e-4 * torch.eye(3, device=axes.device)
-    right = (projectors @ origins[:, :, None]).mean(dim=0)[:, 0] + 1e-4 * origins.mean(dim=0)
-    return torch.linalg.solve(matrix, right)
-
-
 def look_at(origins: Float[Tensor, "views 3"], target: Float[Tensor, "3"]) -> Float[Tensor, "views 3 4"]:
     """Camera-to-world matrices of upright cameras (z is up, they look along -z)."""
     backward = torch.nn.functional.normalize(origins - target, dim=-1)
@@ -122,11 +92,6 @@ def like(cameras: Cameras, camera_to_worlds: Float[Tensor, "views 3 4"]) -> Came
         distortion_params=None if distortion is None else distortion[:1].expand(count, -1),
         camera_type=cameras.camera_type[:1].expand(count, 1),
     )
-
-
-def _between_percentiles(values: Tensor, count: int, generator: Generator) -> Tensor:
-    low, high = torch.quantile(values, torch.tensor([0.05, 0.95], device=values.device))
-    return low + (high - low) * torch.rand(count, generator=generator, device=values.device)
 
 
 def concatenate(bundles: list[RayBundle]) -> RayBundle:

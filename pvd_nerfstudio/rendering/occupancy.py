@@ -1,7 +1,9 @@
 """Where there is anything to see: a grid filled from a density, and the march of rays through it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import nerfacc
 import numpy as np
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
+from pvd_nerfstudio.rendering.space import Spacing, to_unit, to_world
 
-DensityFn = Callable[[Float[Tensor, "points 3"]], Float[Tensor, "points 1"]]
+VisibleFn = Callable[[Float[Tensor, "points 3"]], Bool[Tensor, "points"]]
 
 
 @dataclass
@@ -33,32 +36,40 @@ class PackedSamples:
 
 
 class OccupancyGrid(nn.Module):
-    """One bit a cell over a box: does it hold density worth a sample?
+    """One bit a cell over the unit cube: does it hold density worth a sample?
 
     Args:
-        aabb: the box, lower and upper corner, `[2, 3]`.
+        aabb: the scene box, lower and upper corner, `[2, 3]`.
         resolution: cells along each side.
+        contracted: whether the cube is all of space, contracted, and not the scene box.
     """
 
     aabb: Tensor
     bounds: Tensor
     occupied: Tensor
 
-    def __init__(self, aabb: Float[Tensor, "2 3"], resolution: int) -> None:
+    def __init__(self, aabb: Float[Tensor, "2 3"], resolution: int, contracted: bool = False) -> None:
         super().__init__()
+        self.contracted = contracted
         self.register_buffer("aabb", aabb.clone())
         self.register_buffer("bounds", aabb.clone())
         occupied = torch.ones(resolution, resolution, resolution, dtype=torch.bool)
         self.register_buffer("occupied", occupied, persistent=False)
 
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> dict[str, Any]:
         """The cells as a checkpoint holds them, eight in a byte."""
-        return torch.from_numpy(np.packbits(self.occupied.cpu().numpy()))
+        return {"contracted": self.contracted, "cells": torch.from_numpy(np.packbits(self.occupied.cpu().numpy()))}
 
-    def set_extra_state(self, state: Tensor) -> None:
-        """The cells from a checkpoint."""
-        cells = np.unpackbits(state.cpu().numpy(), count=self.occupied.numel())
-        self.occupied.copy_(torch.from_numpy(cells).view_as(self.occupied).bool())
+    def set_extra_state(self, state: dict[str, Any] | Tensor) -> None:
+        """The cells from a checkpoint; an older one has those of the scene box, also in contracted space."""
+        saved = state if isinstance(state, dict) else {"contracted": False, "cells": state}
+        bits = np.unpackbits(saved["cells"].cpu().numpy(), count=self.occupied.numel())
+        self.occupied.copy_(torch.from_numpy(bits).view_as(self.occupied).bool())
+        if saved["contracted"] != self.contracted:
+            box = OccupancyGrid(self.aabb, self.resolution)
+            box.occupied = self.occupied.clone()
+            self.occupied.fill_(True)
+            self.restrict(box)
 
     @property
     def resolution(self) -> int:
@@ -70,37 +81,58 @@ class OccupancyGrid(nn.Module):
         return self.occupied.float().mean().item()
 
     @torch.no_grad()
-    def fill(self, density: DensityFn, threshold: float, chunk: int = 1 << 17) -> None:
-        """Mark each cell with density above `threshold` at one of its corners.
+    def fill(self, visible: VisibleFn, chunk: int = 1 << 17) -> None:
+        """Mark each cell with something visible at one of its corners.
 
-        A grid of half the resolution comes first, grown by a cell; the full one is asked only inside it.
+        In a box, a grid of half the resolution comes first, grown by a cell; the full one is asked only inside it.
         """
-        coarse = _corner_density(density, self.aabb, self.resolution // 2, None, chunk) > threshold
-        near = functional.max_pool3d(_cells(coarse)[None].float(), 3, stride=1, padding=1)
-        wanted = functional.interpolate(near[None], size=(self.resolution,) * 3, mode="nearest")[0, 0] > 0
-        corners = functional.max_pool3d(functional.pad(wanted[None].float(), (1,) * 6), 2, stride=1)[0] > 0
-        fine = _corner_density(density, self.aabb, self.resolution, corners, chunk) > threshold
-        self.occupy(_cells(fine))
+        corners = None
+        if not self.contracted:
+            coarse = _cells(self._corners(visible, self.resolution // 2, None, chunk))
+            wanted = _finer(_grown(coarse), self.resolution)
+            corners = functional.max_pool3d(functional.pad(wanted[None].float(), (1,) * 6), 2, stride=1)[0] > 0
+        self.occupy(_cells(self._corners(visible, self.resolution, corners, chunk)))
+
+    def keep_seen(self, positions: Float[Tensor, "points 3"], sky: Float[Tensor, "points 3"] | None = None) -> None:
+        """Drop the cells that are far from all of these points, by one to two cells of half the resolution.
+
+        Args:
+            positions: where something is seen.
+            sky: where rays end that see the sky: the outermost cells there are occupied, so that it is learned.
+        """
+        seen = self.occupied & self._about(positions)
+        if sky is not None:
+            inside = self.occupied.new_ones((self.resolution - 2,) * 3)
+            seen |= self._about(sky) & ~functional.pad(inside, (1,) * 6)
+        self.occupy(seen)
+
+    def _about(self, positions: Float[Tensor, "points 3"]) -> Bool[Tensor, "x y z"]:
+        """The cells about points."""
+        coarse = self.resolution // 2
+        hit = self.occupied.new_zeros(coarse, coarse, coarse)
+        unit = to_unit(positions, self.aabb, self.contracted)
+        hit[tuple((unit * coarse).long().clamp(0, coarse - 1).T)] = True
+        return _finer(_grown(hit), self.resolution)
 
     def occupy(self, cells: Bool[Tensor, "x y z"]) -> None:
         """Mark these cells and no others."""
         self.occupied.copy_(cells)
         self.bounds.copy_(self._occupied_bounds())
 
-    def restrict(self, other: "OccupancyGrid") -> None:
+    def restrict(self, other: "OccupancyGrid | NestedGrid") -> None:
         """Drop the cells that lie outside another grid, looked up at the middles of their eight octants."""
         cells = self.occupied.nonzero()
         octants = torch.cartesian_prod(*[torch.tensor([0.25, 0.75], device=cells.device)] * 3)
         unit = (cells[:, None] + octants) / self.resolution
-        positions = self.aabb[0] + unit * (self.aabb[1] - self.aabb[0])
+        positions = to_world(unit, self.aabb, self.contracted)
         kept = cells[other.contains(positions).any(dim=1)]
         occupied = torch.zeros_like(self.occupied)
         occupied[tuple(kept.T)] = True
         self.occupy(occupied)
 
     def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
-        """Whether each position lies in an occupied cell; outside the box never."""
-        unit = (positions - self.aabb[0]) * (self.resolution / (self.aabb[1] - self.aabb[0]))
+        """Whether each position lies in an occupied cell; outside the cube never."""
+        unit = to_unit(positions, self.aabb, self.contracted) * self.resolution
         inside = ((unit >= 0) & (unit < self.resolution)).all(dim=-1)
         x, y, z = unit.clamp(0, self.resolution - 1).int().unbind(-1)
         return inside & self.occupied.view(-1)[(x * self.resolution + y) * self.resolution + z]
@@ -112,13 +144,13 @@ class OccupancyGrid(nn.Module):
         directions: Float[Tensor, "rays 3"],
         near: Float[Tensor, "rays 1"],
         far: Float[Tensor, "rays 1"],
-        step_size: float,
+        spacing: Spacing,
     ) -> PackedSamples:
-        """Intervals of `step_size`, counted from `near`, whose midpoint lies in an occupied cell and before `far`.
+        """Intervals, counted from `near`, whose midpoint lies in an occupied cell and before `far`.
 
-        nerfacc marches on CUDA where it runs; elsewhere every candidate inside the occupied box is looked up at once.
+        nerfacc marches through a box in even steps, on CUDA where it runs; else every candidate is looked up at once.
         """
-        if origins.is_cuda and nerfacc_runs():
+        if origins.is_cuda and nerfacc_runs() and not self.contracted and math.isinf(spacing.bend):
             intervals, samples = nerfacc.traverse_grids(
                 origins,
                 directions,
@@ -126,28 +158,45 @@ class OccupancyGrid(nn.Module):
                 self.aabb.reshape(1, 6),
                 near_planes=near[:, 0],
                 far_planes=far[:, 0],
-                step_size=step_size,
+                step_size=spacing.step_size,
             )
             assert samples.ray_indices is not None
             starts = intervals.vals[intervals.is_left][:, None]
             ends = intervals.vals[intervals.is_right][:, None]
             return PackedSamples(samples.ray_indices, starts, ends)
-        enter, leave = _box_span(origins, directions, self.bounds)
-        enter, leave = torch.maximum(enter, near), torch.minimum(leave, far)
-        first = torch.floor((enter - near) / step_size)
+        enter, leave = near, far
+        if not self.contracted:
+            enter, leave = _box_span(origins, directions, self.bounds)
+            enter, leave = torch.maximum(enter, near), torch.minimum(leave, far)
+        begin = spacing.steps(near)
+        first = torch.floor(spacing.steps(torch.maximum(enter, near)) - begin)
         crossing = (leave > enter)[:, 0].nonzero()[:, 0]
         if not len(crossing):
             empty = origins.new_zeros(0, 1)
             return PackedSamples(crossing, empty, empty)
-        count = int(((leave - enter)[crossing].max() / step_size).ceil().item()) + 1
-        starts = near[crossing] + (first[crossing] + torch.arange(count, device=origins.device)) * step_size
-        middle = starts + step_size / 2
+        span = spacing.steps(leave[crossing]) - spacing.steps(enter[crossing])
+        count = int(span.max().ceil().item()) + 1
+        edges = spacing.distance(
+            (begin + first)[crossing] + torch.arange(count + 1, device=origins.device, dtype=near.dtype)
+        )
+        middle = (edges[:, :-1] + edges[:, 1:]) / 2
         keep = (middle < leave[crossing]) & self.contains(
             origins[crossing, None] + middle[..., None] * directions[crossing, None]
         )
         rays, steps = keep.nonzero(as_tuple=True)
-        starts = starts[rays, steps][:, None]
-        return PackedSamples(crossing[rays], starts, starts + step_size)
+        return PackedSamples(crossing[rays], edges[rays, steps][:, None], edges[rays, steps + 1][:, None])
+
+    def _corners(self, visible: VisibleFn, resolution: int, mask: Tensor | None, chunk: int) -> Tensor:
+        """Whether anything is visible at the corners of cells, `[resolution + 1] * 3`; not where `mask` is false."""
+        steps = torch.linspace(0, 1, resolution + 1, device=self.aabb.device)
+        corners = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), dim=-1)
+        out = torch.zeros(corners.shape[:3], dtype=torch.bool, device=self.aabb.device)
+        wanted = torch.ones_like(out) if mask is None else mask
+        # The outermost corners lie on the box itself, where fields that clip to it answer zero.
+        points = to_world(corners[wanted].clamp(3e-5, 1 - 3e-5), self.aabb, self.contracted)
+        if len(points):
+            out[wanted] = torch.cat([visible(part) for part in points.split(chunk)])
+        return out
 
     def _occupied_bounds(self) -> Float[Tensor, "2 3"]:
         """Smallest box around the occupied cells; the whole box when there are none."""
@@ -158,6 +207,32 @@ class OccupancyGrid(nn.Module):
         return self.aabb[0] + corners * ((self.aabb[1] - self.aabb[0]) / self.resolution)
 
 
+class NestedGrid:
+    """Instant-NGP's grid: boxes around one another, all with as many cells; the innermost that holds a point counts.
+
+    Source: Mueller et al., Instant-NGP, section E.
+
+    Args:
+        occupied: cells of each box, the innermost first, `[levels, x, y, z]`.
+        boxes: lower and upper corners, `[levels, 6]`.
+    """
+
+    def __init__(self, occupied: Bool[Tensor, "levels x y z"], boxes: Float[Tensor, "levels 6"]) -> None:
+        self._occupied, self._boxes = occupied, boxes
+
+    def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
+        """Whether each position lies in an occupied cell."""
+        hit = torch.zeros_like(positions[..., 0], dtype=torch.bool)
+        found = hit.clone()
+        for cells, box in zip(self._occupied, self._boxes.view(-1, 2, 3)):
+            share = (positions - box[0]) / (box[1] - box[0])
+            inside = ((share >= 0) & (share < 1)).all(dim=-1) & ~found
+            x, y, z = (share[inside] * len(cells)).long().unbind(-1)
+            hit[inside] = cells[x, y, z]
+            found |= inside
+        return hit
+
+
 def _box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor, Tensor]:
     """Distances at which rays enter and leave a box, `[rays, 1]` each; they leave before they enter when they miss."""
     tiny = torch.finfo(directions.dtype).eps
@@ -166,20 +241,14 @@ def _box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor
     return planes.amin(dim=0).amax(dim=-1, keepdim=True), planes.amax(dim=0).amin(dim=-1, keepdim=True)
 
 
-def _corner_density(density: DensityFn, aabb: Tensor, resolution: int, mask: Tensor | None, chunk: int) -> Tensor:
-    """Density at the corners of the cells, `[resolution + 1] * 3`; zero where `mask` is false."""
-    steps = [
-        torch.linspace(float(low), float(high), resolution + 1, device=aabb.device) for low, high in aabb.T.tolist()
-    ]
-    corners = torch.stack(torch.meshgrid(*steps, indexing="ij"), dim=-1)
-    out = corners.new_zeros(corners.shape[:3])
-    wanted = torch.ones_like(out, dtype=torch.bool) if mask is None else mask
-    points = corners[wanted]
-    # The outermost corners lie on the box itself, where fields that clip to it answer zero.
-    points = torch.maximum(torch.minimum(points, aabb[1] - 1e-4), aabb[0] + 1e-4)
-    if len(points):
-        out[wanted] = torch.cat([density(part)[:, 0] for part in points.split(chunk)])
-    return out
+def _grown(cells: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x y z"]:
+    """Cells and all their neighbours."""
+    return functional.max_pool3d(cells[None].float(), 3, stride=1, padding=1)[0] > 0
+
+
+def _finer(cells: Bool[Tensor, "x y z"], resolution: int) -> Bool[Tensor, "r r r"]:
+    """The same cells at a higher resolution."""
+    return functional.interpolate(cells[None, None].float(), size=(resolution,) * 3, mode="nearest")[0, 0] > 0
 
 
 def _cells(corners: Bool[Tensor, "x y z"]) -> Bool[Tensor, "x-1 y-1 z-1"]:

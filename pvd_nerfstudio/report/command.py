@@ -45,12 +45,7 @@ class Report:
         """Measure and write."""
         try:
             self._refuse_to_overwrite()
-            run = find_run(self.load_config)
-            config = run.config
-            if not isinstance(config, PVDTrainerConfig):
-                raise InputError(
-                    f"{run.config_path} is a run of '{config.method_name}', not of pvd-distill: nothing was converted."
-                )
+            run, config = find_conversion(self.load_config)
             megabytes = weights_megabytes(run)
             pipeline = load_student(run)
             notes = self._load_teacher(pipeline)
@@ -136,6 +131,20 @@ class Report:
             f"ns-viewer --load-config {run}",
             shlex.join(["pvd-report", *sys.argv[1:]]),
         ]
+
+
+def find_conversion(path: Path) -> tuple[TeacherRun, PVDTrainerConfig]:
+    """A finished run of ours, and its configuration.
+
+    Raises:
+        InputError: it is none.
+    """
+    run = find_run(path)
+    if not isinstance(run.config, PVDTrainerConfig):
+        raise InputError(
+            f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill: nothing was converted."
+        )
+    return run, run.config
 
 
 def load_student(run: TeacherRun) -> ComparedPipeline:

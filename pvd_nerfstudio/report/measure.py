@@ -90,9 +90,14 @@ def measure(pipeline: ComparedPipeline, count: int) -> Iterator[tuple[float, Mea
         photograph = None
         if dataset.has_photographs:
             photograph = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(own))
-        pairs = {"student": (own, photograph), "teacher": (theirs, photograph), "between": (own, theirs)}
+        mask = dataset.mask(view)
+        pairs = {
+            "student": (own, photograph, mask),
+            "teacher": (theirs, photograph, mask),
+            "between": (own, theirs, None),
+        }
         measured.metrics.append(
-            {name: image_metrics(a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
+            {name: image_metrics(a, b, m) for name, (a, b, m) in pairs.items() if a is not None and b is not None}
         )
         measured.compared.append(ComparedView(_cpu(own), _cpu(theirs), _cpu(photograph)))
         yield len(measured.views) / count, measured

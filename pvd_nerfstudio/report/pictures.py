@@ -107,6 +107,33 @@ def curves_figure(curves: dict[str, Curve], stages: dict[str, float]) -> "Figure
     return figure
 
 
+def cameras_figure(groups: dict[str, Tensor], aabb: Tensor) -> "Figure":
+    """Cameras from above and from two sides, a dot where each stands and a line where it looks.
+
+    Args:
+        groups: names, and camera-to-world matrices `[views, 3, 4]`.
+        aabb: the scene box, `[2, 3]`.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.patches import Rectangle  # noqa: PLC0415
+
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    low, high = aabb.cpu().tolist()
+    axes = figure.subplots(1, 3)
+    for axis, (across, up) in zip(axes, ((0, 1), (0, 2), (1, 2))):
+        axis.add_patch(
+            Rectangle((low[across], low[up]), high[across] - low[across], high[up] - low[up], fill=False, color="0.6")
+        )
+        for number, (name, poses) in enumerate(groups.items()):
+            at, towards = poses[:, (across, up), 3].cpu().numpy(), -poses[:, (across, up), 2].cpu().numpy()
+            axis.plot(*at.T, ".", color=f"C{number}", markersize=4, label=name)
+            axis.quiver(*at.T, *towards.T, color=f"C{number}", width=0.002, headwidth=0, headlength=0, headaxislength=0)
+        axis.set(xlabel="xyz"[across], ylabel="xyz"[up], aspect="equal")
+        axis.autoscale_view()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(groups), fontsize=9)
+    return figure
+
+
 def save_film(frames: list[Tensor], path: Path, frames_per_second: int = 15) -> None:
     """Write frames `[height, width, 3]` in [0, 1] as an mp4. Needs no ffmpeg program: PyAV carries the encoder."""
     import av  # noqa: PLC0415

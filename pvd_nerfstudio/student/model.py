@@ -1,5 +1,6 @@
 """The student: an ordinary nerfstudio model that marches through an occupancy grid and needs nothing but itself."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.model_components import renderers
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
@@ -21,12 +23,19 @@ from torch.optim import Optimizer
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
+from pvd_nerfstudio.rendering.space import Spacing, stretch
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
 from pvd_nerfstudio.student.fields.growth import Moment, grow
 from pvd_nerfstudio.student.registry import STUDENTS, StudentName
 
 PointAnswers = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Positions and directions `[points, 3]` to log-density `[points, 1]` and colour `[points, 3]`."""
+
+BEND = 2.0
+"""Distance from which samples in contracted space are even in disparity: behind most of what lies in the unit box."""
+
+POINTS_AT_ONCE = 1 << 16
+"""Points that a field answers in one go."""
 
 if TYPE_CHECKING:
     StudentSizes = ModelConfig
@@ -49,7 +58,11 @@ class StudentModelConfig(StudentSizes):
     grid_resolution: int = 128
     """Cells of the occupancy grid along each side."""
     render_step_size: float | None = None
-    """Length of a sample on a ray, in world units; left out: 1/400 of the scene box's diagonal."""
+    """Length of a sample on a ray, in world units; left out: 1/400 of the diagonal of the scene box; in contracted
+    space 1/200 of that of the unit box, for rays there have many more samples."""
+    disparity_from: float | None = None
+    """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box; in
+    contracted space 2 or, where cameras stand outside the unit box, as far as it reaches from them."""
     train_step_factor: float = 1.6
     """How much longer samples are in training than in pictures: fewer of them, at random places."""
     near_plane: float | None = None
@@ -58,8 +71,9 @@ class StudentModelConfig(StudentSizes):
     """Distance at which rays end; left out: the teacher's."""
     contracted: bool | None = None
     """Whether space outside the unit box is contracted; left out: as the teacher's."""
-    background_color: Literal["white", "black", "random"] | None = None
-    """Colour where nothing is hit; left out: the teacher's. random: black in pictures, as in nerfstudio."""
+    background_color: Literal["white", "black", "random", "last_sample"] | None = None
+    """Colour where nothing is hit; left out: the teacher's. random: black in pictures, as in nerfstudio. last_sample:
+    what the field shows at the far plane, in contracted space alone."""
     enable_collider: bool = False
     """Not used: near_plane and far_plane bound the rays."""
     eval_num_rays_per_chunk: int = 8192
@@ -85,9 +99,11 @@ class StudentModelConfig(StudentSizes):
                 )
         return {name: getattr(self, name) for name in self.chosen.composed_of}
 
-    def step_size(self, aabb: Float[Tensor, "2 3"]) -> float:
-        """Length of a sample in pictures of a scene box."""
-        return self.render_step_size or float((aabb[1] - aabb[0]).norm()) / 400
+    def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
+        """How long samples are in pictures of a scene."""
+        length = 2 * math.sqrt(3) / 200 if self.contracted else float((aabb[1] - aabb[0]).norm()) / 400
+        bend = BEND if self.contracted else math.inf
+        return Spacing(self.render_step_size or length, self.disparity_from or bend)
 
 
 class StudentModel(Model):
@@ -107,9 +123,18 @@ class StudentModel(Model):
         aabb = self.scene_box.aabb
         options = {"parts": config.chosen_parts} if config.chosen.composed_of else {}
         self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted, **options)
-        self.grid = OccupancyGrid(aabb, config.grid_resolution)
-        self.step_size = config.step_size(aabb)
-        self.renderer_rgb = RGBRenderer(background_color=config.background_color)
+        self.grid = OccupancyGrid(aabb, config.grid_resolution, bool(config.contracted))
+        self.spacing = config.spacing(aabb)  # in contracted space the cameras may move the bend: see `see_from`
+        self.has_sky = bool(config.contracted) and config.background_color == "last_sample"
+        self.renderer_rgb = RGBRenderer(background_color="black" if self.has_sky else config.background_color)
+
+    def see_from(self, cameras: Cameras) -> None:
+        """Fit the samples of contracted space to where cameras stand: even as far as the unit box lies from them."""
+        config = self.config
+        if config.contracted and config.disparity_from is None:
+            reach = float(cameras.camera_to_worlds[:, :, 3].abs().amax())
+            config.disparity_from = max(BEND, reach + 1)
+            self.spacing = config.spacing(self.grid.aabb)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
@@ -130,12 +155,15 @@ class StudentModel(Model):
         def seen_from_outside(unit: Tensor) -> tuple[Tensor, Tensor]:
             assert teacher is not None
             positions = self.field.world(unit)
-            inwards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
-            return teacher(positions, inwards)
+            towards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
+            per_cell = stretch(positions, self.grid.contracted)
+            # What lies behind the cameras is seen outwards from them.
+            behind = positions.abs().amax(dim=-1, keepdim=True) > max(1.0, self.spacing.bend - 1)
+            log_density, rgb = teacher(positions, torch.where(behind, -towards, towards))
+            return log_density + per_cell.log(), rgb
 
         answers = None if teacher is None else seen_from_outside
-        cells = self.grid.resolution * (2 if self.config.contracted else 1)
-        return grow(self.field, Moment(progress, occupied, cells, optimizer, answers))
+        return grow(self.field, Moment(progress, occupied, self.grid.resolution, optimizer, answers))
 
     def inherit_color_head(self, weights: dict[str, Tensor] | None) -> None:
         """Start with a teacher's colour head, where there is one of the same shapes; the log says which."""
@@ -150,9 +178,9 @@ class StudentModel(Model):
         CONSOLE.print("The student starts with the teacher's colour head.")
 
     @property
-    def train_step_size(self) -> float:
-        """Length of a sample in training."""
-        return self.step_size * self.config.train_step_factor
+    def train_spacing(self) -> Spacing:
+        """How long samples are in training."""
+        return self.spacing.scaled(self.config.train_step_factor)
 
     def forward(self, ray_bundle: RayBundle | RaySamples, color: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
         """Render rays; or answer at points, given as `RaySamples`, with their colour or without.
@@ -171,6 +199,17 @@ class StudentModel(Model):
             outputs["rgb"] = self.field.deep(feature, points.frustums.directions)
         return outputs
 
+    def answer(
+        self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"]
+    ) -> tuple[Float[Tensor, "points 1"], Float[Tensor, "points 3"]]:
+        """Log-density and colour at one point or more, as many at a time as caches like."""
+        answers = []
+        for some, towards in zip(positions.split(POINTS_AT_ONCE), directions.split(POINTS_AT_ONCE)):
+            log_density, feature = self.field.shallow(some)
+            answers.append((log_density, self.field.deep(feature, towards)))
+        log_densities, colors = zip(*answers)
+        return torch.cat(log_densities), torch.cat(colors)
+
     def sample(self, rays: RayBundle) -> PackedSamples:
         """Samples of the rays in occupied space; one sample of length 0 where there is none at all.
 
@@ -179,8 +218,8 @@ class StudentModel(Model):
         closest = self.near if self.training else 0.0
         near = torch.full_like(rays.origins[:, :1], closest) if rays.nears is None else rays.nears
         far = torch.full_like(near, self.far) if rays.fars is None else rays.fars
-        step_size = self.train_step_size if self.training else self.step_size
-        samples = self.grid.march(rays.origins, rays.directions, near, far, step_size)
+        spacing = self.train_spacing if self.training else self.spacing
+        samples = self.grid.march(rays.origins, rays.directions, near, far, spacing)
         if not len(samples):
             return PackedSamples(torch.zeros_like(near[:1, 0], dtype=torch.long), near[:1], near[:1])
         return samples
@@ -191,35 +230,52 @@ class StudentModel(Model):
         return outputs if self.beside is None else outputs | self.beside(camera, outputs["rgb"])
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
-        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour.
+        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour
+        and the opacity that goes with it, which is 1 where there is a sky.
 
         In evaluation `occupancy` says how many hundreds of samples a ray takes.
         """
         rays, num_rays = ray_bundle, len(ray_bundle)
         samples = self.sample(rays)
         index = samples.ray_indices
-        log_density, feature = self.field.shallow(samples.positions(rays.origins, rays.directions))
-        rgb = self.field.deep(feature, rays.directions.index_select(0, index))
+        positions = samples.positions(rays.origins, rays.directions)
+        log_density, rgb = self.answer(positions, rays.directions.index_select(0, index))
         weights = render_weights(to_density(log_density), samples.ends - samples.starts, index, num_rays)
+        premultiplied = accumulate(weights, rgb, index, num_rays)
         accumulation = accumulate(weights, None, index, num_rays)
         middle = (samples.starts + samples.ends) / 2
         depth = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
         far = rays.fars if rays.fars is not None else torch.full_like(depth, self.far)
+        picture = self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays)
+        if self.has_sky:  # the picture is over black so far, or over the colour that a viewer's crop box asks for
+            behind = (1 - accumulation) * self.sky(rays.origins, rays.directions)
+            premultiplied = premultiplied + behind
+            picture = picture + behind if renderers.BACKGROUND_COLOR_OVERRIDE is None else picture
         outputs = {
-            "rgb": self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays),
+            "rgb": picture,
             "accumulation": accumulation,
             "depth": torch.where(accumulation > 1e-3, depth, far),  # noqa: PLR2004
         }
         if self.training:
-            outputs["premultiplied"] = accumulate(weights, rgb, index, num_rays)
+            opacity = torch.ones_like(accumulation) if self.has_sky else accumulation
+            outputs |= {"premultiplied": premultiplied, "opacity": opacity}
         else:
             outputs["occupancy"] = torch.bincount(index, minlength=num_rays)[:, None] / 100
         return outputs
 
+    def sky(self, origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:
+        """What the field shows at the far plane, behind everything."""
+        _, feature = self.field.shallow(origins + self.far * directions)
+        return self.field.deep(feature, directions)
+
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
-        """Straight colour and opacity: the background is taken out again, so that exports leave it out."""
-        opacity = outputs["accumulation"]
-        rgb = outputs[output_name]
+        """Straight colour and opacity: the background is taken out again, so that exports leave it out.
+
+        A sky belongs to the picture and is opaque, as nerfacto's is.
+        """
+        opacity, rgb = outputs["accumulation"], outputs[output_name]
+        if self.has_sky:
+            return torch.cat([rgb, torch.ones_like(opacity)], dim=-1)
         if self.renderer_rgb.background_color == "white":
             rgb = rgb - (1 - opacity)
         return torch.cat([(rgb / opacity.clamp_min(1e-3)).clamp(0, 1), opacity], dim=-1)
@@ -252,7 +308,7 @@ class StudentModel(Model):
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
-        metrics = image_metrics(rgb, photograph)
+        metrics = image_metrics(rgb, photograph, batch.get("mask"))
         if "teacher" in batch:
             teacher = batch["teacher"].to(rgb)
             images["img"] = torch.cat([photograph, teacher, rgb], dim=1)
@@ -272,17 +328,25 @@ class StudentModel(Model):
         return super().load_state_dict(state_dict, strict=True, assign=assign)
 
 
-def image_metrics(rgb: Tensor, target: Tensor) -> dict[str, float]:
+def image_metrics(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, float]:
     """PSNR, SSIM and, where its weights are on disk, LPIPS of two pictures `[height, width, 3]`.
 
+    Where a mask `[height, width]` or `[height, width, 1]` is false, both count as alike, and not at all for the PSNR;
+    one that is false everywhere is left out.
     torchmetrics takes a second to import, which `ns-train --help` must not pay for.
     """
     from torchmetrics.functional import structural_similarity_index_measure  # noqa: PLC0415
     from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415
 
-    pair = [image.moveaxis(-1, 0)[None].clamp(0, 1) for image in (rgb, target)]
+    rgb, target = rgb.clamp(0, 1), target.clamp(0, 1)
+    seen = torch.ones_like(rgb[..., 0], dtype=torch.bool)
+    if mask is not None and mask.any():
+        seen = mask.view(rgb.shape[:2]).to(rgb.device)
+    rgb = torch.where(seen[..., None], rgb, target)
+    psnr = peak_signal_noise_ratio(rgb[seen], target[seen], data_range=1.0)
+    pair = [image.moveaxis(-1, 0)[None] for image in (rgb, target)]
     metrics = {
-        "psnr": float(peak_signal_noise_ratio(*pair, data_range=1.0)),
+        "psnr": float(psnr),
         "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]
     }
     lpips = cached_lpips()

@@ -7,7 +7,7 @@ through `Field.forward`, the common denominator of nerfstudio's fields.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
-from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 
 NEAR, FAR = 0.05, 1000.0
@@ -84,7 +84,7 @@ class FieldAdapter:
         return self.field.get_density(self.around(positions, torch.ones_like(positions), extent))[0]
 
     @property
-    def grid(self) -> OccupancyGrid | None:
+    def grid(self) -> OccupancyGrid | NestedGrid | None:
         """The grid outside which the model shows nothing, whatever its field says there; None where it has none."""
         return None
 
@@ -99,6 +99,8 @@ class FieldAdapter:
         """Density, feature and colour of samples, `[samples]` in shape."""
         density, feature = self.field.get_density(samples)
         rgb = self.field.get_outputs(samples, density_embedding=feature)[FieldHeadNames.RGB]
+        if self.grid is not None:
+            density = density * self.grid.contains(samples.frustums.get_positions())[:, None]
         return Answer(log_density=log_of(density), rgb=rgb, feature=feature)
 
     def color_head(self) -> dict[str, Tensor] | None:
@@ -142,6 +144,12 @@ class InstantNGPAdapter(NerfactoAdapter):
     @property
     def renders_natively(self) -> bool:
         return self.model.device.type == "cuda" and nerfacc_runs()
+
+    @property
+    def grid(self) -> NestedGrid:
+        """The model's own: its rays see nothing outside it."""
+        estimator = self.model.occupancy_grid
+        return NestedGrid(estimator.binaries, estimator.aabbs)
 
 
 class VanillaAdapter(FieldAdapter):
@@ -215,11 +223,9 @@ class StudentAdapter(FieldAdapter):
         return self.model.grid
 
     def query(self, samples: RaySamples) -> Answer:
-        """What the field says, and the least density outside the grid."""
+        """What the field says; a student without a feature vector has something else in its place."""
         answer = super().query(samples)
-        outside = ~self.grid.contains(samples.frustums.get_positions())[:, None]
-        log_density = answer.log_density.masked_fill(outside, float(log_of(torch.zeros(1))))
-        return Answer(log_density, answer.rgb, answer.feature if self._has_features else None)
+        return answer if self._has_features else replace(answer, feature=None)
 
     def color_head(self) -> dict[str, Tensor] | None:
         field: Any = self.field

@@ -2,17 +2,22 @@
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Tensor
+from torch import Generator, Tensor
 
+from pvd_nerfstudio.data.orbit import Box
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.compositing import render_weights
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, VisibleFn
+from pvd_nerfstudio.rendering.space import Spacing, stretch
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
@@ -23,6 +28,13 @@ BROKEN = 20.0
 """dB under which a teacher does not show its scene."""
 ALIKE = 35.0
 """dB between both renderings that count as the same where no photograph can tell."""
+SEEN_RAYS = 1 << 14
+"""Rays by which cells are found that can be seen."""
+RAYS_AT_ONCE = 1 << 10
+SEEN = 1e-3
+"""Compositing weight from which on a cell is seen."""
+REGION_CELLS = 48
+"""Cells along each side of the grid that tells roughly where something is."""
 PIXELS = 2048
 """Pixels of each view that are compared."""
 
@@ -65,13 +77,15 @@ def keep_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
         outputs.dataparser_scale = frame["scale"]
 
 
-def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, step_size: float, threshold: float) -> None:
+def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, threshold: float) -> None:
     """Mark the cells in which one sample of the teacher would have an opacity above `threshold`.
+
+    A sample is as much longer in contracted space as the cells there are.
 
     Raises:
         InputError: there are none.
     """
-    grid.fill(lambda positions: teacher.density(positions, step_size), threshold=-math.log1p(-threshold) / step_size)
+    grid.fill(_visible_to(teacher, grid, spacing, threshold))
     if teacher.grid is not None:
         grid.restrict(teacher.grid)
     if not grid.occupied.any():
@@ -81,6 +95,63 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, step_size: float, thr
             "its training has probably collapsed."
         )
     CONSOLE.print(f"Occupancy grid: {grid.resolution}^3 cells, {grid.share:.1%} occupied.")
+
+
+def _visible_to(teacher: FrozenTeacher, grid: OccupancyGrid, spacing: Spacing, threshold: float) -> VisibleFn:
+    """Whether one sample of the teacher at a position would have an opacity above the threshold."""
+
+    def visible(positions: Tensor) -> Tensor:
+        length = spacing.step_size * stretch(positions, grid.contracted)
+        return (teacher.density(positions, spacing.step_size) * length)[:, 0] > -math.log1p(-threshold)
+
+    return visible
+
+
+def occupied_region(teacher: FrozenTeacher) -> Box | None:
+    """Smallest box around what a teacher shows in its scene box; None where it cannot be asked."""
+    if not teacher.has_density:
+        return None
+    diagonal = float((teacher.aabb[1] - teacher.aabb[0]).norm())
+    grid = OccupancyGrid(teacher.aabb, REGION_CELLS).to(teacher.device)
+    grid.fill(_visible_to(teacher, grid, Spacing(diagonal / REGION_CELLS), 1 / 2))
+    if teacher.grid is not None:
+        grid.restrict(teacher.grid)
+    x, y, z, to_x, to_y, to_z = grid.bounds.flatten().tolist()
+    return x, y, z, to_x, to_y, to_z
+
+
+@torch.no_grad()
+def drop_unseen(
+    teacher: FrozenTeacher, shared: SharedSamples, draw_rays: Callable[[int, Generator], RayBundle], seed: int
+) -> None:
+    """Drop the cells that no ray shows: most of contracted space is filled with what nobody ever sees.
+
+    Args:
+        teacher: who is asked.
+        shared: whose grid it is.
+        draw_rays: gives any number of rays into the scene.
+        seed: of their choice.
+
+    Raises:
+        InputError: nothing at all is seen.
+    """
+    grid, generator = shared.grid, Generator(device=teacher.device).manual_seed(seed)
+    seen, sky, coarse = [], [], replace(shared, spacing=shared.spacing.scaled(2))
+    for _ in range(SEEN_RAYS // RAYS_AT_ONCE):
+        rays = draw_rays(RAYS_AT_ONCE, generator)
+        samples = coarse.march(rays.origins, rays.directions)
+        if len(samples):
+            positions = samples.positions(rays.origins, rays.directions)
+            density = teacher.density(positions, coarse.spacing.step_size)
+            weights = render_weights(density, samples.ends - samples.starts, samples.ray_indices, len(rays))
+            seen.append(positions[weights[:, 0] > SEEN])
+        if shared.has_sky:
+            sky.append(rays.origins + shared.far * rays.directions)
+    before = grid.share
+    if not seen:
+        raise InputError("No camera sees the teacher's occupied space. Does --data belong to the teacher's scene?")
+    grid.keep_seen(torch.cat(seen), torch.cat(sky) if sky else None)
+    CONSOLE.print(f"Of them {grid.share / before:.1%} are seen: {grid.share:.1%} of all.")
 
 
 @dataclass
@@ -134,11 +205,14 @@ def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, 
 def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: int, renderer: RGBRenderer) -> _View:
     camera = dataset.cameras[index : index + 1].to(teacher.device)
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-    chosen = torch.linspace(0, len(rays) - 1, min(PIXELS, len(rays)), device=teacher.device).long()
+    mask = dataset.mask(index)
+    seen = torch.arange(len(rays)) if mask is None else mask.flatten().nonzero()[:, 0]
+    seen = torch.arange(len(rays)) if not len(seen) else seen
+    chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
     native = own = photograph = None
     if not teacher.has_density:
-        seen = look(teacher, camera)
-        native, own = seen.picture[chosen], seen.over(renderer)[chosen]
+        shown = look(teacher, camera, shared.grid.contracted)
+        native, own = shown.picture[chosen], shown.over(renderer)[chosen]
     else:
         own = render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer)
         if teacher.renders_natively:
@@ -161,11 +235,11 @@ def _advice(teacher: FrozenTeacher, shared: SharedSamples) -> str:
         return "What lies outside its scene box, and what its depth says nothing about, is left out."
     if teacher.space.contracted:
         return (
-            "The teacher contracts space, and what lies outside its scene box is left out for now. Inside it, try "
-            f"--pipeline.model.render-step-size {shared.step_size / 2:.4g}."
+            "Try a lower --pipeline.occupancy-threshold, then --pipeline.model.grid-resolution 192, then "
+            f"--pipeline.model.render-step-size {shared.spacing.step_size / 2:.4g}."
         )
     return (
-        f"Try --pipeline.model.render-step-size {shared.step_size / 2:.4g}, then a lower "
+        f"Try --pipeline.model.render-step-size {shared.spacing.step_size / 2:.4g}, then a lower "
         "--pipeline.occupancy-threshold, then a larger --pipeline.model.grid-resolution."
     )
 

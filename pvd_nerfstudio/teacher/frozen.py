@@ -20,8 +20,9 @@ from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
+from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.adapters import Answer, GenericAdapter, adapter_of, point_samples
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state
@@ -99,8 +100,8 @@ class FrozenTeacher:
             return self._adapter.density(positions, extent)
 
     @property
-    def grid(self) -> OccupancyGrid | None:
-        """The grid of an earlier student, which shows nothing outside it; None for all other teachers."""
+    def grid(self) -> OccupancyGrid | NestedGrid | None:
+        """The grid of an earlier student or of instant-ngp, which shows nothing outside it; None for all others."""
         return self._adapter.grid
 
     def query(self, samples: RaySamples, chunk: int = 1 << 16) -> Answer:
@@ -237,10 +238,10 @@ def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> 
             continue
         dataparser = copy.deepcopy(manager.dataparser)
         dataparser.data = Path(place)
-        try:
-            return dataparser.setup().get_dataparser_outputs(split="train").scene_box
-        except Exception as error:  # a dataparser may fail in any way
-            problem = f"{place} cannot be read: {type(error).__name__}: {error}"
+        parser, why = readable(dataparser, size=1)
+        if parser is not None:
+            return parser.setup().get_dataparser_outputs(split="train").scene_box
+        problem = f"{place} cannot be read: {why}"
     raise InputError(
         f"A checkpoint of {_method(run)} does not hold its scene box, so its data set is needed; {problem}. "
         "Name its place with --data."

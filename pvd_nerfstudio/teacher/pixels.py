@@ -4,7 +4,7 @@ One path serves them all, `Model.get_outputs_for_camera`: colour, opacity (`accu
 depth. Depth stands in for density: it says which cells are occupied, and which part of a ray matters.
 
 Limits: only what the views see from outside is occupied, a shell about the surfaces; what is half transparent lies
-where its mean depth says; what is seen outside the scene box counts as nothing.
+where its mean depth says; what is seen outside the scene box counts as nothing, unless the student contracts space.
 """
 
 import copy
@@ -24,6 +24,7 @@ from torch.nn import functional
 from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import to_unit
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, picture_of
 from pvd_nerfstudio.teacher.targets import SharedSamples, blend
 
@@ -69,10 +70,10 @@ class Seen:
         return self.origins[solid] + self.distance[solid] * self.directions[solid]
 
 
-def look(teacher: FrozenTeacher, camera: Cameras) -> Seen:
+def look(teacher: FrozenTeacher, camera: Cameras, contracted: bool = False) -> Seen:
     """What a teacher shows through one camera, its background taken out.
 
-    Pixels that show something outside the scene box are empty.
+    Pixels that show something outside the scene box are empty, unless the student contracts space.
     """
     camera = camera.to(teacher.device)
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
@@ -94,7 +95,7 @@ def look(teacher: FrozenTeacher, camera: Cameras) -> Seen:
         distance = distance * rays.metadata["directions_norm"]
     seen = opacity > 0
     inside = SceneBox(aabb=teacher.aabb).within(rays.origins + distance * rays.directions)[:, None]
-    outside = (opacity > SOLID) & ~inside
+    outside = (opacity > SOLID) & ~inside & (not contracted)
     return Seen(
         origins=rays.origins,
         directions=rays.directions,
@@ -105,9 +106,11 @@ def look(teacher: FrozenTeacher, camera: Cameras) -> Seen:
     )
 
 
-def show(teacher: FrozenTeacher, camera: Cameras, renderer: RGBRenderer) -> Float[Tensor, "height width 3"]:
-    """The picture of one camera as it can be distilled: the scene box, over the background of a renderer."""
-    return look(teacher, camera).over(renderer).view(int(camera.height), int(camera.width), 3)
+def show(
+    teacher: FrozenTeacher, camera: Cameras, renderer: RGBRenderer, contracted: bool = False
+) -> Float[Tensor, "height width 3"]:
+    """The picture of one camera as it can be distilled (see `look`), over the background of a renderer."""
+    return look(teacher, camera, contracted).over(renderer).view(int(camera.height), int(camera.width), 3)
 
 
 def fill_grid_from_views(grid: OccupancyGrid, teacher: FrozenTeacher, draw_views: DrawViews) -> None:
@@ -118,13 +121,13 @@ def fill_grid_from_views(grid: OccupancyGrid, teacher: FrozenTeacher, draw_views
     """
     generator = Generator(device=teacher.device).manual_seed(0)
     hit = torch.zeros_like(grid.occupied).view(-1)
-    low, high = grid.aabb
     for drawn in draw_views(GRID_VIEWS, generator):
         camera = copy.deepcopy(drawn)
         longer = max(int(camera.height), int(camera.width))
         if longer > GRID_SIZE:
             camera.rescale_output_resolution(GRID_SIZE / longer)
-        cells = ((look(teacher, camera).points - low) * (grid.resolution / (high - low))).long()
+        seen = look(teacher, camera, grid.contracted)
+        cells = (to_unit(seen.points, grid.aabb, grid.contracted) * grid.resolution).long()
         x, y, z = cells.clamp(0, grid.resolution - 1).unbind(-1)
         hit[(x * grid.resolution + y) * grid.resolution + z] = True
     cells = functional.max_pool3d(hit.view(1, *grid.occupied.shape).float(), 5, stride=1, padding=2)[0] > 0
@@ -154,10 +157,11 @@ def ask_for_pixels(
         generator: of all randomness.
     """
     kept: list[RayTargets] = []
-    found, margin, side = 0, _margin(shared), math.ceil(math.sqrt(SPARE * rays_per_part / WINDOWS))
+    found, side = 0, math.ceil(math.sqrt(SPARE * rays_per_part / WINDOWS))
     for _ in range(50):
         for camera in draw_views(WINDOWS, generator):
-            seen = look(teacher, _window(camera, side, generator))
+            seen = look(teacher, _window(camera, side, generator), shared.grid.contracted)
+            margin = _margin(shared, seen.distance)
             index = shared.march(seen.origins, seen.directions).ray_indices.unique()
             solid = (seen.opacity > SOLID) & seen.distance.isfinite()
             targets = RayTargets(
@@ -177,10 +181,11 @@ def ask_for_pixels(
     raise InputError("The cameras hardly see the teacher's occupied space. Does --data belong to the teacher's scene?")
 
 
-def _margin(shared: SharedSamples) -> float:
-    """How far from its mean depth a surface may reach: two cells or four samples."""
-    cell = float((shared.grid.aabb[1] - shared.grid.aabb[0]).max()) / shared.grid.resolution
-    return max(2 * cell, 4 * shared.step_size)
+def _margin(shared: SharedSamples, distance: Float[Tensor, "pixels 1"]) -> Float[Tensor, "pixels 1"]:
+    """How far from its mean depth a surface may reach: two cells or four samples, as long as they are there."""
+    grid, spacing = shared.grid, shared.spacing
+    width = 4.0 if grid.contracted else float((grid.aabb[1] - grid.aabb[0]).max())
+    return max(2 * width / grid.resolution, 4 * spacing.step_size) * spacing.length(distance) / spacing.step_size
 
 
 def _fills_background(teacher: FrozenTeacher) -> bool:

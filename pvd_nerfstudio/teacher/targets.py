@@ -14,7 +14,8 @@ from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
-from pvd_nerfstudio.teacher.adapters import Answer
+from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.teacher.adapters import Answer, point_samples
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 VISIBLE = 3e-3
@@ -28,12 +29,15 @@ class SharedSamples:
     grid: OccupancyGrid
     near: float
     far: float
-    step_size: float
+    spacing: Spacing
+    has_sky: bool = False
+    """Whether what a field shows at the far plane is behind everything (nerfstudio's background "last_sample")."""
 
     def march(self, origins: Tensor, directions: Tensor, shift: Tensor | float = 0.0) -> PackedSamples:
         """Samples of rays, `shift` (a share of a step, `[rays, 1]`) behind the near plane."""
-        near = torch.full_like(origins[:, :1], self.near) + shift * self.step_size
-        return self.grid.march(origins, directions, near, torch.full_like(near, self.far), self.step_size)
+        near = torch.full_like(origins[:, :1], self.near)
+        near = near + shift * self.spacing.length(near)
+        return self.grid.march(origins, directions, near, torch.full_like(near, self.far), self.spacing)
 
 
 @dataclass
@@ -65,18 +69,22 @@ def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundl
     """The teacher's picture of rays through the shared samples."""
     origins, directions, count = rays.origins, rays.directions, len(rays)
     samples = shared.march(origins, directions, shift)
+    rgb, opacity = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
+    if shared.has_sky:
+        far = point_samples(origins + shared.far * directions, directions)
+        rgb, opacity = teacher.query(far).rgb, torch.ones_like(opacity)
     if not len(samples):
         nothing = origins.new_zeros(0, 1)
         answer = Answer(nothing, origins.new_zeros(0, 3), None)
-        black, clear = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
-        return Rendered(samples, origins[:0], origins[:0], answer, nothing, black, clear)
+        return Rendered(samples, origins[:0], origins[:0], answer, nothing, rgb, opacity)
     positions = samples.positions(origins, directions)
     asked = _ray_samples(samples, rays)
     answer = teacher.query(asked)
     lengths = samples.ends - samples.starts
     weights = render_weights(answer.log_density.exp(), lengths, samples.ray_indices, count)
-    rgb = accumulate(weights, answer.rgb, samples.ray_indices, count)
-    opacity = accumulate(weights, None, samples.ray_indices, count)
+    covered = accumulate(weights, None, samples.ray_indices, count)
+    rgb = (1 - covered) * rgb + accumulate(weights, answer.rgb, samples.ray_indices, count)
+    opacity = covered + (1 - covered) * opacity
     return Rendered(samples, positions, asked.frustums.directions, answer, weights, rgb, opacity)
 
 
@@ -112,7 +120,7 @@ def ask(
 
 
 def keep(
-    rays: RayBundle, rendered: Rendered, chosen: Int[Tensor, "points"], step_size: float, features: bool
+    rays: RayBundle, rendered: Rendered, chosen: Int[Tensor, "points"], spacing: Spacing, features: bool
 ) -> BankPart:
     """One part of the bank: the rays, and some of their samples as points.
 
@@ -120,7 +128,7 @@ def keep(
         rays: as they were asked about.
         rendered: the teacher's answer.
         chosen: which samples become points.
-        step_size: length of a sample.
+        spacing: of the samples.
         features: whether the points keep their features, for the feature loss.
     """
     answer = rendered.answer
@@ -132,15 +140,15 @@ def keep(
         weight=rendered.weights[chosen],
         feature=answer.feature[chosen] if features and answer.feature is not None else None,
     )
-    start, end = _visible_span(rendered.samples, rendered.weights, margin=2 * step_size)
+    start, end = _visible_span(rendered.samples, rendered.weights, spacing)
     targets = RayTargets(rays.origins, rays.directions, rendered.rgb, rendered.opacity, start, end)
     return BankPart(rays=targets, points=points)
 
 
 def _visible_span(
-    samples: PackedSamples, weights: Float[Tensor, "samples 1"], margin: float
+    samples: PackedSamples, weights: Float[Tensor, "samples 1"], spacing: Spacing
 ) -> tuple[Float[Tensor, "rays 1"], Float[Tensor, "rays 1"]]:
-    """Where the samples of each ray that can be seen begin and end; the whole ray where none can.
+    """Where the samples of each ray that can be seen begin and end, two samples added; the whole ray where none can.
 
     Every ray must have a sample.
     """
@@ -152,7 +160,8 @@ def _visible_span(
     )
     end = nothing.scatter_reduce(0, index, samples.ends.masked_fill(~seen, 0.0), "amax")
     empty = end == 0
-    return (start - margin).masked_fill(empty, 0.0), (end + margin).masked_fill(empty, torch.inf)
+    start, end = start - 2 * spacing.length(start), end + 2 * spacing.length(end)
+    return start.masked_fill(empty, 0.0), end.masked_fill(empty, torch.inf)
 
 
 def rays_that_meet_something(

@@ -8,16 +8,15 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.configs.base_config import InstantiateConfig
-from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components.activations import trunc_exp
 from nerfstudio.field_components.encodings import Encoding, SHEncoding
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.mlp import MLP
-from nerfstudio.field_components.spatial_distortions import SceneContraction
 from nerfstudio.fields.base_field import Field, get_normalized_directions
 from torch import Generator, Tensor, nn
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.space import stretch, to_unit, to_world
 
 MAX_LOG_DENSITY = 7.0
 """Density is bounded by e^7, as in PVD's reference implementation: beyond it a sample is opaque anyway."""
@@ -117,11 +116,15 @@ class StudentField(Field):
         del config
         self.color_head = None
         self.register_buffer("aabb", aabb.clone())
-        self.contraction = SceneContraction(order=float("inf")) if contracted else None
+        self.contracted = contracted
 
     @abstractmethod
     def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
-        """Log-density (first channel) and feature (the others) at positions in the unit cube."""
+        """Log-density (first channel) and feature (the others) at positions in the unit cube.
+
+        In contracted space it is the density for the length that a cell has in the middle: what is as opaque has the
+        same number everywhere.
+        """
 
     @abstractmethod
     def deep(
@@ -136,20 +139,12 @@ class StudentField(Field):
 
     def shallow(self, positions: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:
         """World positions to log-density `[points, 1]` and feature `[points, feature_dim]`."""
-        if self.contraction is None:
-            unit = SceneBox.get_normalized_positions(positions, self.aabb)
-        else:
-            unit = (self.contraction(positions) + 2) / 4
-        out = self.encode(unit.clamp(0, 1)).float()
-        return out[:, :1], out[:, 1:]
+        out = self.encode(to_unit(positions, self.aabb, self.contracted).clamp(0, 1)).float()
+        return out[:, :1] - stretch(positions, self.contracted).log(), out[:, 1:]
 
     def world(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Positions in the unit cube to world positions: the way back from what `shallow` does to them."""
-        if self.contraction is None:
-            return self.aabb[0] + unit * (self.aabb[1] - self.aabb[0])
-        position = unit * 4 - 2
-        norm = position.abs().amax(dim=-1, keepdim=True)
-        return torch.where(norm <= 1, position, position / norm / (2 - norm).clamp_min(1e-6))
+        return to_world(unit, self.aabb, self.contracted)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
         """nerfstudio's name for the shallow block."""
