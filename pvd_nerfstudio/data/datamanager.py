@@ -139,8 +139,8 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         if parser is None:
             CONSOLE.print(
                 f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). {config.orbit.words} "
-                "stand in for its cameras (--pipeline.datamanager.orbit.*). An object that was photographed from all "
-                "around comes out as good as with them; expect much less of a room, or of a scene seen from one side."
+                "stand in for its cameras (--pipeline.datamanager.orbit.*). Of an object that was photographed from "
+                "all around (lego) nothing was lost; expect much less of a room, or of a scene seen from one side."
             )
             config = replace(config, dataparser=config.orbit, data=None)
         elif problem is not None:
@@ -248,8 +248,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         camera, batch = self._eval_view(step)
         rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
         count = self.config.eval_num_rays_per_batch
-        seen = batch["mask"].flatten().nonzero()[:, 0].cpu() if "mask" in batch else torch.arange(len(rays))
-        seen = seen if len(seen) else torch.arange(len(rays))
+        seen = views.counted_pixels(batch.get("mask"), len(rays))
         chosen = seen[torch.randint(len(seen), (count,), generator=Generator().manual_seed(step))]
         return rays[chosen.to(rays.origins.device)], {"image": batch["image"].flatten(0, 1)[chosen]}
 

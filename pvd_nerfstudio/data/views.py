@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from torch import Generator, Tensor
@@ -16,6 +16,13 @@ def random_pixels(cameras: Cameras, count: int, generator: Generator) -> tuple[T
     share = torch.rand(count, 2, generator=generator, device=device)
     size = torch.cat([cameras.height[chosen], cameras.width[chosen]], dim=-1)
     return chosen, (share * size).long()
+
+
+def counted_pixels(mask: Tensor | None, count: int) -> Int[Tensor, "pixels"]:
+    """Numbers of a view's pixels that count, of `count` in all: every one without a mask, or if it hides them all."""
+    if mask is None or not mask.any():
+        return torch.arange(count)
+    return mask.flatten().nonzero()[:, 0].cpu()
 
 
 def rays_of(cameras: Cameras, count: int, generator: Generator) -> RayBundle:

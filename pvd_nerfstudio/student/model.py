@@ -153,6 +153,7 @@ class StudentModel(Model):
             return self.grid.contains(self.field.world(unit))
 
         def seen_from_outside(unit: Tensor) -> tuple[Tensor, Tensor]:
+            """The teacher's log-density per cell and colour, from about where cameras stand."""
             assert teacher is not None
             positions = self.field.world(unit)
             towards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)

@@ -14,6 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.orbit import Box
+from pvd_nerfstudio.data.views import counted_pixels
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, VisibleFn
@@ -205,9 +206,7 @@ def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, 
 def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: int, renderer: RGBRenderer) -> _View:
     camera = dataset.cameras[index : index + 1].to(teacher.device)
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-    mask = dataset.mask(index)
-    seen = torch.arange(len(rays)) if mask is None else mask.flatten().nonzero()[:, 0]
-    seen = torch.arange(len(rays)) if not len(seen) else seen
+    seen = counted_pixels(dataset.mask(index), len(rays))
     chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
     native = own = photograph = None
     if not teacher.has_density:
