@@ -23,8 +23,8 @@ from torch import Generator, Tensor
 from benchmarks.teacher import DEVICE
 from benchmarks.timed import Timed
 from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
-from pvd_nerfstudio.parts import PartSource
 from pvd_nerfstudio.pipeline import DistillationPipeline
+from pvd_nerfstudio.pipeline.bank_source import PartSource
 from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips

@@ -1,18 +1,22 @@
 """A tiny scene, a teacher of it and one distilled run, made once for all tests."""
 
+import json
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import tyro
 from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 from nerfstudio.engine.trainer import TrainerConfig
+from PIL import Image
 
-from pvd_nerfstudio.demo import small_nerfacto, train
-from pvd_nerfstudio.demo_scene import write_scene
+from pvd_nerfstudio.commands.demo import small_nerfacto, train
+from pvd_nerfstudio.commands.demo_scene import write_scene
 from pvd_nerfstudio.teacher.frozen import no_lpips
 
 warnings.filterwarnings("ignore")
@@ -125,3 +129,52 @@ def families(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     with tcnn_stand_in():
         yield Families()
+
+
+@pytest.fixture()
+def moved(student: Run, teacher: Run, tmp_path: Path) -> Run:
+    """The student's run alone: its config says where it lies, its teacher is elsewhere."""
+    folder = tmp_path / student.folder.relative_to(student.folder.parents[2])
+    shutil.copytree(student.folder, folder)
+    text = (folder / "config.yml").read_text()
+    (folder / "config.yml").write_text(text.replace(student.folder.parents[2].name, tmp_path.name))
+    return Run(folder)
+
+
+@pytest.fixture()
+def llff(tmp_path: Path) -> Path:
+    """Nine cameras in a row at x = 0 … 8, all looking along -z, 40 x 30 pixels of a photograph twice that size."""
+    folder = tmp_path / "llff"
+    (folder / "images_4").mkdir(parents=True)
+    rows = []
+    for x in range(9):
+        pose = np.zeros((3, 5))
+        # down, right, backwards; centre; height, width, focal length
+        pose[:, 0], pose[:, 1], pose[:, 2] = (0, -1, 0), (1, 0, 0), (0, 0, 1)
+        pose[:, 3], pose[:, 4] = (x, 5, 7), (60, 80, 100)
+        rows.append([*pose.flatten(), 4.0, 40.0])
+        Image.new("RGB", (40, 30), (10 * x, 0, 0)).save(folder / "images_4" / f"{x}.png")
+    np.save(folder / "poses_bounds.npy", np.array(rows))
+    return folder
+
+
+@pytest.fixture()
+def nsvf(tmp_path: Path, scene: Path) -> Path:
+    """The demo's scene in NSVF's layout, its axes turned and a validation split."""
+    folder = tmp_path / "nsvf"
+    for name in ("rgb", "pose"):
+        (folder / name).mkdir(parents=True)
+    for prefix, split in (("0", "train"), ("1", "val"), ("2", "test")):
+        meta = json.loads((scene / f"transforms_{split}.json").read_text())
+        for number, frame in enumerate(meta["frames"]):
+            pose = np.array(frame["transform_matrix"])
+            pose[:3, 1:3] *= -1
+            np.savetxt(folder / "pose" / f"{prefix}_{number:04d}.txt", pose)
+            image = Image.open(scene / f"{frame['file_path']}.png")
+            image.save(folder / "rgb" / f"{prefix}_{number:04d}.png")
+    focal = 0.5 * image.width / np.tan(0.5 * meta["camera_angle_x"])
+    matrix = np.diag([focal, focal, 1.0, 1.0])
+    matrix[:2, 2] = image.width / 2
+    np.savetxt(folder / "intrinsics.txt", matrix)
+    (folder / "bbox.txt").write_text("-1 -1 -0.5 1 1 1.5 0.4\n")
+    return folder

@@ -17,7 +17,7 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from torch import Tensor
 
-from pvd_nerfstudio.data.photographs import common_size, photographs_in
+from pvd_nerfstudio.data.images import common_size, photographs_in
 from pvd_nerfstudio.errors import InputError
 
 NUMBERS = 17

@@ -16,7 +16,7 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.colors import get_color
 from torch import Tensor
 
-from pvd_nerfstudio.data.photographs import common_size, photographs_in
+from pvd_nerfstudio.data.images import common_size, photographs_in
 from pvd_nerfstudio.errors import InputError
 
 PREFIXES = {"train": ("0_",), "val": ("1_", "2_"), "test": ("2_", "1_")}

@@ -1,0 +1,1 @@
+"""What is typed beside nerfstudio's own commands."""

@@ -1,0 +1,271 @@
+"""`pvd-report`: what a conversion came to, as one HTML file and the same figures as JSON."""
+
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pvd_nerfstudio.commands.report.curves import read_curves, stage_starts
+from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_figure
+from pvd_nerfstudio.commands.report.measure import Measured, measure
+from pvd_nerfstudio.commands.report.page import page
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.pipeline.student import ComparedPipeline
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
+from pvd_nerfstudio.trainer import PVDTrainerConfig, stop
+
+PAIRS = {"student": "", "teacher": "teacher's ", "between": "to the teacher: "}
+
+
+@dataclass
+class Report:
+    """Judge a conversion: tables, pictures and curves in one file that opens from disk."""
+
+    load_config: Path
+    """The student's config.yml."""
+    teacher: Path | None = None
+    """The teacher's run; left out: where it was in training."""
+    output: Path = Path("report.html")
+    """The page; the figures are written beside it, as .json."""
+    overwrite: bool = False
+    """Replace a report that is there already."""
+    views: int = 20
+    """Evaluation views that are looked at, evenly spread; 0: all."""
+
+    def run(self) -> None:
+        """Measure and write."""
+        try:
+            self._refuse_to_overwrite()
+            run, config = find_conversion(self.load_config)
+            megabytes = weights_megabytes(run)
+            pipeline = load_student(run)
+            notes = self._load_teacher(pipeline)
+            measured = self._measure(pipeline)
+        except InputError as error:
+            stop(error)
+        report = make_report(pipeline, measured, run, megabytes, notes, self._commands(config))
+        report["curves"] = read_curves(run.config_path.parent)
+        ranked = measured.ranked
+        chosen = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+        names = [f"{name}: view {measured.views[number]}" for name, number in chosen.items()]
+        figures = {"views": comparison_figure([measured.compared[number] for number in chosen.values()], names)}
+        if report["curves"]:
+            asked = pipeline.comparison is None or pipeline.comparison.teacher.has_density
+            stages = stage_starts(config.pipeline.distillation, config.pipeline.steps) if asked else {}
+            figures["curves"] = curves_figure(report["curves"], stages)
+        self.output.write_text(page({**report, **tables(report)}, figures), "utf8")
+        self._json.write_text(json.dumps(report, indent=2), "utf8")
+        CONSOLE.print(f"{self.output} and {self._json}", soft_wrap=True)
+
+    @property
+    def _json(self) -> Path:
+        return self.output.with_suffix(".json")
+
+    def _refuse_to_overwrite(self) -> None:
+        """Also whatever else could go wrong with the options, before any work.
+
+        Raises:
+            InputError: says what.
+        """
+        if self.output.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"--output {self.output} should end with .html; the figures go beside it, as .json.")
+        if self.views < 0:
+            raise InputError(f"--views {self.views} is below 0; 0 takes all.")
+        for path in (self.output, self._json):
+            if path.exists() and not self.overwrite:
+                raise InputError(f"{path} exists already; replace it with --overwrite, or choose another --output.")
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"The folder {self.output.parent} cannot be made: {error.strerror}.") from error
+
+    def _load_teacher(self, pipeline: ComparedPipeline) -> list[str]:
+        """The teacher that was named; or else the one of the training, if it is still there.
+
+        Returns:
+            What the reader should know about it.
+
+        Raises:
+            InputError: the one that was named cannot be loaded or shows another scene; or there is neither a teacher
+                nor a photograph.
+        """
+        place = self.teacher or pipeline.config.teacher
+        try:
+            if place is None or (self.teacher is None and not place.exists()):
+                raise InputError(f"{place} is not there" if place else "the run names none")
+            pipeline.load_teacher(place)
+        except InputError as error:
+            if self.teacher is not None:
+                raise
+            if not pipeline.datamanager.eval_dataset.has_photographs:
+                raise InputError(
+                    f"There is nothing to compare the student with: the photographs are gone, and so is its teacher "
+                    f"({error}). Name a teacher with --teacher."
+                ) from error
+            return [f"Without the teacher: {error}."]
+        return []
+
+    def _measure(self, pipeline: ComparedPipeline) -> Measured:
+        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+        measured = Measured()
+        with Progress(*columns, console=CONSOLE) as progress:
+            task = progress.add_task("Rendering", total=1.0)
+            for share, measured in measure(pipeline, self.views):
+                progress.update(task, completed=share)
+        return measured
+
+    def _commands(self, config: PVDTrainerConfig) -> list[str]:
+        run = shlex.quote(str(self.load_config))
+        return [
+            config.command or "# the command of the training was not recorded",
+            f"ns-eval --load-config {run} --output-path eval.json",
+            f"ns-viewer --load-config {run}",
+            shlex.join(["pvd-report", *sys.argv[1:]]),
+        ]
+
+
+def find_conversion(path: Path) -> tuple[TeacherRun, PVDTrainerConfig]:
+    """A finished run of ours, and its configuration.
+
+    Raises:
+        InputError: it is none.
+    """
+    run = find_run(path)
+    if not isinstance(run.config, PVDTrainerConfig):
+        raise InputError(
+            f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill: nothing was converted."
+        )
+    return run, run.config
+
+
+def load_student(run: TeacherRun) -> ComparedPipeline:
+    """The pipeline of a finished run, wherever it lies now.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    pipeline = run.config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
+    assert isinstance(pipeline, ComparedPipeline)
+    pipeline.load_pipeline({f"_model.{name}": value for name, value in load_state(run).items()}, run.step)
+    pipeline.eval()
+    return pipeline
+
+
+def make_report(
+    pipeline: ComparedPipeline,
+    measured: Measured,
+    run: TeacherRun,
+    megabytes: float,
+    notes: list[str],
+    commands: list[str],
+) -> dict[str, Any]:
+    """What report.json holds.
+
+    Args:
+        pipeline: the student, with its teacher where there is one.
+        measured: what was seen.
+        run: the student's run on disk.
+        megabytes: of its weights.
+        notes: what the reader should know.
+        commands: to do it all again.
+    """
+    student, comparison = pipeline.student, pipeline.comparison
+    students = {
+        "name": f"student: {student.config.student}",
+        "photographs": measured.mean("student"),
+        "teacher": measured.mean("between"),
+        "parameters": sum(parameter.numel() for parameter in student.parameters()),
+        "megabytes": megabytes,
+        "rays_per_second": measured.student_speed.per_second,
+    }
+    models, title = [students], f"{student.config.student}, step {run.step:,}"
+    if comparison is not None:
+        teacher = comparison.teacher
+        models.insert(
+            0,
+            {
+                "name": f"teacher: {teacher.run.config.method_name}",
+                "photographs": measured.mean("teacher"),
+                "teacher": {},
+                "parameters": teacher.num_parameters,
+                "megabytes": weights_megabytes(teacher.run),
+                "rays_per_second": measured.teacher_speed.per_second,
+            },
+        )
+        title = f"{teacher.run.config.method_name} to {title}"
+    device = torch.cuda.get_device_name() if student.device.type == "cuda" else "CPU"
+    versions = ", ".join(f"{name} {version(name)}" for name in ("pvd-nerfstudio", "nerfstudio", "torch"))
+    return {
+        "title": title,
+        "made": f"{time.strftime('%Y-%m-%d %H:%M')}, {device}; {versions}. Run: {run.config_path.parent}",
+        "models": models,
+        "notes": [*notes, *_notes(pipeline, measured)],
+        "views": [{"view": view, **metrics} for view, metrics in zip(measured.views, measured.metrics)],
+        "config": run.config_path.read_text("utf8"),
+        "commands": commands,
+    }
+
+
+def _notes(pipeline: ComparedPipeline, measured: Measured) -> list[str]:
+    """How the figures came about."""
+    comparison, student, between = pipeline.comparison, measured.mean("student"), measured.mean("between")
+    notes = []
+    if comparison is not None and comparison.teacher.has_density:
+        notes.append("The teacher's pictures are made through the student's samples, its rays / s with its own.")
+    if not student:
+        notes.append("There are no photographs: everything is measured against the teacher.")
+    if pipeline.datamanager.stands_in:
+        notes.append("The data set cannot be read from here: made-up views stand in for its cameras.")
+    if "lpips" not in {**student, **between}:
+        notes.append("LPIPS is missing: its AlexNet is not in torch's cache, and is not downloaded here.")
+    return [*notes, f"Means over {len(measured.views)} evaluation views. MB: weights on disk, without the optimiser's."]
+
+
+def tables(report: dict[str, Any]) -> dict[str, Any]:
+    """The same as text, for the page."""
+    rows = []
+    for model in report["models"]:
+        cells = {name.upper(): value for name, value in model["photographs"].items()}
+        cells |= {f"{name.upper()} to teacher": value for name, value in model["teacher"].items()}
+        cells |= {"parameters": model["parameters"], "MB": model["megabytes"], "rays / s": model["rays_per_second"]}
+        rows.append({"name": model["name"], "values": cells})
+    columns = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    columns.sort(key=lambda name: name in ("parameters", "MB", "rays / s"))
+    for row in rows:
+        values = row.pop("values")
+        row["cells"] = [_text(name, values.get(name)) for name in columns]
+    flat = [
+        {f"{PAIRS[pair]}{name.upper()}": value for pair in PAIRS for name, value in view.get(pair, {}).items()}
+        for view in report["views"]
+    ]
+    view_columns = list(dict.fromkeys(name for values in flat for name in values))
+    views = [
+        {"name": view["view"], "cells": [_text(name, values.get(name)) for name in view_columns]}
+        for view, values in zip(report["views"], flat)
+    ]
+    return {"columns": columns, "rows": rows, "view_columns": view_columns, "views": views}
+
+
+def _text(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    digits = {"parameters": 0, "rays / s": 0, "MB": 2}.get(name, 2 if "PSNR" in name else 3)
+    return f"{value:,.{digits}f}"
+
+
+def main() -> None:
+    """Entry point of `pvd-report`."""
+    tyro.cli(Report).run()
+
+
+if __name__ == "__main__":
+    main()

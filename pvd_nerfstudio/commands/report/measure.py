@@ -1,0 +1,125 @@
+"""A finished student beside its teacher and the photographs: pictures, metrics and speed, view by view."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+
+from pvd_nerfstudio.commands.report.figures import ComparedView
+from pvd_nerfstudio.pipeline.student import ComparedPipeline
+from pvd_nerfstudio.student.model import image_metrics
+
+TIMED_RAYS = 4096
+"""Rays of each view but the first that both render to take their time, in one go."""
+
+
+@dataclass
+class Speed:
+    """Rays rendered, and the seconds that it took."""
+
+    rays: int = 0
+    seconds: float = 0.0
+
+    @property
+    def per_second(self) -> float | None:
+        """Rays per second; None where nothing was rendered."""
+        return self.rays / self.seconds if self.seconds else None
+
+    def take(self, draw: Callable[[], Tensor]) -> Tensor:
+        """Take the time of a rendering, whose result is pixels `[..., 3]`."""
+        start = time.perf_counter()
+        picture = draw()
+        if picture.is_cuda:
+            torch.cuda.synchronize()
+        self.rays, self.seconds = self.rays + picture[..., 0].numel(), self.seconds + time.perf_counter() - start
+        return picture
+
+
+@dataclass
+class Measured:
+    """What was seen of some views."""
+
+    views: list[int] = field(default_factory=list)
+    """Their numbers among the evaluation views."""
+    compared: list[ComparedView] = field(default_factory=list)
+    metrics: list[dict[str, dict[str, float]]] = field(default_factory=list)
+    """For each view: `student` and `teacher` against the photograph, `between` student and teacher."""
+    student_speed: Speed = field(default_factory=Speed)
+    teacher_speed: Speed = field(default_factory=Speed)
+    """With its own samples, where it can; else with the student's."""
+
+    def mean(self, pair: str) -> dict[str, float]:
+        """Means of a pair's metrics over the views; empty where there are none."""
+        rows = [one[pair] for one in self.metrics if pair in one]
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+
+    @property
+    def ranked(self) -> list[int]:
+        """Positions in the lists, the best view first: by PSNR against the photograph, or else the teacher."""
+        pair = "student" if "student" in self.metrics[0] else "between"
+        return sorted(range(len(self.metrics)), key=lambda number: -self.metrics[number][pair]["psnr"])
+
+
+@torch.no_grad()
+def measure(pipeline: ComparedPipeline, count: int) -> Iterator[tuple[float, Measured]]:
+    """Look at evaluation views, evenly spread.
+
+    Args:
+        pipeline: the finished run, with the teacher beside it or without.
+        count: of views; 0 for all.
+
+    Yields:
+        The share that is done, and what was seen until then.
+    """
+    dataset: Any = pipeline.datamanager.eval_dataset
+    student, comparison, measured = pipeline.student, pipeline.comparison, Measured()
+    count = min(count or len(dataset), len(dataset))
+    student.eval()
+    student.beside = None
+    for view in torch.linspace(0, len(dataset) - 1, count).round().long().unique().tolist():
+        camera = dataset.cameras[view : view + 1].to(pipeline.device)
+        measured.views.append(view)
+        own = student.get_outputs_for_camera(camera)["rgb"]
+        theirs = None if comparison is None else comparison.picture(camera)
+        if measured.metrics or count == 1:  # both are warm by now
+            _take_times(pipeline, camera, measured)
+        photograph = None
+        if dataset.has_photographs:
+            photograph = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(own))
+        mask = dataset.mask(view)
+        pairs = {
+            "student": (own, photograph, mask),
+            "teacher": (theirs, photograph, mask),
+            "between": (own, theirs, None),
+        }
+        measured.metrics.append(
+            {name: image_metrics(a, b, m) for name, (a, b, m) in pairs.items() if a is not None and b is not None}
+        )
+        measured.compared.append(ComparedView(_cpu(own), _cpu(theirs), _cpu(photograph)))
+        yield len(measured.views) / count, measured
+
+
+def _take_times(pipeline: ComparedPipeline, camera: Cameras, measured: Measured) -> None:
+    """Both render the same rays."""
+    student, comparison = pipeline.student, pipeline.comparison
+    rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
+    count = min(TIMED_RAYS, len(rays))
+    rays = rays[torch.linspace(0, len(rays) - 1, count, device=rays.origins.device).long()]
+    measured.student_speed.take(lambda: student.get_outputs(rays)["rgb"])
+    if comparison is None:
+        return
+    teacher = comparison.teacher
+    if not teacher.has_density:
+        measured.teacher_speed.take(lambda: teacher.render(camera))
+    elif teacher.renders_natively:
+        measured.teacher_speed.take(lambda: teacher.render_rays(rays, chunk=count))
+    else:
+        measured.teacher_speed.take(lambda: comparison.picture(camera))
+
+
+def _cpu(picture: Tensor | None) -> Any:
+    return None if picture is None else picture.half().cpu()

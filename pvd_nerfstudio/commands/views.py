@@ -1,0 +1,80 @@
+"""`pvd-views`: a picture of the cameras of a conversion, to check where the teacher is asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+from jaxtyping import Float
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
+from torch import Generator, Tensor
+
+from pvd_nerfstudio.commands.report.command import find_conversion, load_student
+from pvd_nerfstudio.commands.report.figures import cameras_figure
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.pipeline.student import ComparedPipeline
+from pvd_nerfstudio.trainer import stop
+
+
+@dataclass
+class Views:
+    """Draw real, made-up and hard cameras from above and from two sides."""
+
+    load_config: Path
+    """The student's config.yml."""
+    output: Path = Path("views.png")
+    """The picture."""
+    overwrite: bool = False
+    """Replace a picture that is there already."""
+    made_up: int = 100
+    """How many made-up cameras are drawn."""
+    hard: int = 8
+    """How many of the training views that the student gets worst are marked, while its teacher is at hand."""
+
+    def run(self) -> None:
+        """Draw and write."""
+        try:
+            if self.output.exists() and not self.overwrite:
+                raise InputError(f"{self.output} exists already; replace it with --overwrite, or choose another.")
+            pipeline = load_student(find_conversion(self.load_config)[0])
+        except InputError as error:
+            stop(error)
+        data, generator = pipeline.datamanager, Generator(device=pipeline.device).manual_seed(0)
+        made_up = data.pseudo_views(self.made_up, generator)
+        groups = {
+            "training": data.train_cameras.camera_to_worlds,
+            f"made up, {data.pseudo_views.words}": made_up.camera_to_worlds,
+        }
+        hard = self._hard(pipeline)
+        if hard is not None:
+            groups["the student's worst"] = hard
+        figure = cameras_figure(groups, pipeline.student.grid.aabb)
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(self.output, dpi=110)
+        CONSOLE.print(str(self.output), soft_wrap=True)
+
+    def _hard(self, pipeline: ComparedPipeline) -> Float[Tensor, "views 3 4"] | None:
+        """The training views that differ most from the teacher's; None where it is not at hand."""
+        place = pipeline.config.teacher
+        if place is None or not place.exists() or not self.hard:
+            return None
+        try:
+            pipeline.load_teacher(place)
+        except InputError as error:
+            CONSOLE.print(f"[yellow]No hard views: {escape(str(error))}")
+            return None
+        assert pipeline.comparison is not None
+        cameras = pipeline.datamanager.train_cameras
+        worst = pipeline.comparison.errors(cameras).argsort(descending=True)[: self.hard]
+        return cameras.camera_to_worlds[worst.to(cameras.device)]
+
+
+def main() -> None:
+    """Entry point of `pvd-views`."""
+    torch.set_grad_enabled(False)
+    tyro.cli(Views).run()
+
+
+if __name__ == "__main__":
+    main()

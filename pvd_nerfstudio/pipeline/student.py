@@ -1,0 +1,114 @@
+"""A pipeline that may have a teacher beside its student: in the viewer, in evaluation and in reports."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.markup import escape
+from torch import Tensor
+
+from pvd_nerfstudio.data.datamanager import DistillationDataManager
+from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.pipeline.comparison import Comparison
+from pvd_nerfstudio.pipeline.panel import TITLE, Panel
+from pvd_nerfstudio.student.model import StudentModel
+from pvd_nerfstudio.teacher.check import check_frame
+from pvd_nerfstudio.teacher.checkpoint import find_run
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+
+SAME_SCENE = 15.0
+"""dB between teacher and student under which they do not show the same scene."""
+SOME = 8
+"""Views by which that is judged."""
+
+
+class ComparedPipeline(VanillaPipeline):
+    """A student that needs no teacher, and shows it where it is at hand."""
+
+    config: Any
+    datamanager: DistillationDataManager
+    comparison: Comparison | None = None
+    """The teacher beside the student."""
+    _trained = "not trained yet"
+
+    @property
+    def student(self) -> StudentModel:
+        """The student, out of its DDP wrapper."""
+        model = self.model
+        assert isinstance(model, StudentModel)
+        return model
+
+    @property
+    def panel(self) -> Panel:
+        """The viewer's panel."""
+        return getattr(self, TITLE)
+
+    def add_panel(self, levels: ActiveLearningConfig | None) -> None:
+        """Make the viewer's panel. The attribute's name is what the viewer shows.
+
+        Args:
+            levels: of active learning, where a student is trained.
+        """
+        cameras, teacher = self.datamanager.train_dataset.cameras, self.config.teacher
+        panel = Panel(self.student, lambda: self.comparison, self.load_teacher, cameras, teacher, levels)
+        setattr(self, TITLE, panel)
+
+    def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
+        """nerfstudio's; the panel says what was loaded."""
+        super().load_pipeline(loaded_state, step)
+        self._trained = f"trained for {step + 1:,} steps"
+        self.panel.show({"Stage": self._trained})
+
+    def load_teacher(self, place: Path) -> None:
+        """Have a teacher beside a student that is no longer trained.
+
+        Args:
+            place: its run.
+
+        Raises:
+            InputError: it cannot be loaded, cannot render here, or shows another scene.
+        """
+        data = self.datamanager
+        dataset = data.config.data or data.config.dataparser.data
+        teacher = FrozenTeacher(find_run(place), self.device, dataset)
+        if not data.stands_in:
+            check_frame(teacher, data.train_dataparser_outputs)
+        cameras = data.train_dataset.cameras
+        errors = Comparison(teacher, self.student).errors(cameras[torch.linspace(0, len(cameras) - 1, SOME).long()])
+        psnr = -10 * float(errors.mean().clamp_min(1e-10).log10())
+        if psnr < SAME_SCENE:
+            raise InputError(
+                f"{teacher.run.config_path.parent} shows another scene than this student, or was another student's "
+                f"teacher: {psnr:.1f} dB between their pictures. The student's own teacher was {self.config.teacher}."
+            )
+        self.compare_with(teacher)
+        self.panel.show({"Stage": self._trained}, errors)
+
+    def compare_with(self, teacher: FrozenTeacher) -> None:
+        """Show a teacher's pictures beside the student's, in the viewer and in evaluation."""
+        comparison, data = Comparison(teacher, self.student), self.datamanager
+        self.comparison = comparison
+        data.eval_dataloader.picture = data.fixed_indices_eval_dataloader.picture = comparison.picture
+        if not data.eval_dataset.has_photographs:
+            cameras = data.eval_dataset.cameras
+            data.eval_dataset.render = lambda view: comparison.picture(cameras[view : view + 1]).cpu()
+        self.student.beside = self._beside
+
+    def _beside(self, camera: Cameras, rgb: Tensor) -> dict[str, Tensor]:
+        """The teacher's pictures for the viewer, and for it alone: `ns-eval` takes the time of the student."""
+        assert self.comparison is not None
+        return self.comparison.outputs(camera, rgb, self.panel.wanted()) if self.panel.is_shown else {}
+
+    def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """nerfstudio's, for `ns-eval`: against the teacher too, where it still is."""
+        teacher = self.config.teacher
+        if self.comparison is None and teacher is not None and teacher.exists():
+            try:
+                self.load_teacher(teacher)
+            except InputError as error:
+                CONSOLE.print(f"[yellow]Evaluation without the teacher: {escape(str(error))}")
+        return super().get_average_eval_image_metrics(*args, **kwargs)

@@ -1,0 +1,28 @@
+"""The demo leaves its pictures, says when the student is too far off, and takes nobody's folder."""
+
+from pathlib import Path
+
+import pytest
+
+from pvd_nerfstudio.commands import demo
+
+
+def test_demo_leaves_pictures_and_table_and_fails_on_a_large_gap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "WORST_GAP", -100.0)
+    output = tmp_path / "demo"
+    with pytest.raises(SystemExit, match="dB under its teacher"):
+        demo.Demo(output=output, teacher_steps=200, student_steps=30, size=32).run()
+    assert (output / "compare.png").stat().st_size > 5000
+    assert (output / "student.mp4").stat().st_size > 500
+    said = capsys.readouterr().out
+    for word in ("PSNR", "SSIM", "parameters", "MB", "rays / s", "seconds", "teacher: hash", "student: mlp"):
+        assert word in said
+
+
+def test_demo_keeps_its_hands_off_other_folders(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(SystemExit, match="not empty"):
+        demo.Demo(output=tmp_path).run()
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"

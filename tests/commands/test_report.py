@@ -1,0 +1,134 @@
+"""`pvd-report`: what it says is so, the page stands alone, and what is there is not overwritten."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from browser import browser
+from conftest import Run
+from PIL import Image
+
+from pvd_nerfstudio.commands import views
+from pvd_nerfstudio.commands.report.command import Report
+from pvd_nerfstudio.commands.report.curves import stage_starts
+from pvd_nerfstudio.commands.report.figures import ComparedView, cameras_figure, comparison_figure
+from pvd_nerfstudio.commands.views import Views
+from pvd_nerfstudio.distillation.stages import DistillationConfig
+
+
+@pytest.fixture(scope="module")
+def made(student: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("report") / "new" / "report.html"
+    Report(student.config, output=output, views=0).run()
+    return output
+
+
+def test_figures_are_those_of_the_pictures(made: Path) -> None:
+    report = json.loads(made.with_suffix(".json").read_text())
+    teacher, student = report["models"]
+    assert teacher["name"] == "teacher: nerfacto" and student["name"] == "student: mlp"
+    assert student["parameters"] < teacher["parameters"] and student["megabytes"] < teacher["megabytes"]
+    assert min(model["rays_per_second"] for model in report["models"]) > 0
+    assert len(report["views"]) == 2
+    for pair, model, key in (("student", student, "photographs"), ("between", student, "teacher")):
+        for metric in ("psnr", "ssim"):
+            mean = sum(view[pair][metric] for view in report["views"]) / 2
+            assert model[key][metric] == pytest.approx(mean)
+    losses = report["curves"]["loss"]
+    (step, seconds, value), (last_step, last_seconds, _) = losses[0], losses[-1]
+    assert len(losses) > 3 and last_step > step and last_seconds > seconds >= 0 and value > 0
+    text = made.read_text()
+    assert f"{student['photographs']['psnr']:.2f}" in text and "ns-eval --load-config" in text
+
+
+def test_page_opens_from_disk_without_error_or_request(made: Path) -> None:
+    with browser() as driver:
+        driver.get(made.as_uri())
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+        sent = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+        asked = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
+        assert asked and all(url.startswith((made.as_uri(), "data:")) for url in asked)
+        sizes = driver.execute_script("return [...document.images].map(one => one.naturalWidth)")
+        assert len(sizes) == 2 and min(sizes) > 300
+
+
+def test_nothing_is_overwritten_unless_asked_for(made: Path, student: Run, capsys) -> None:
+    before = made.read_bytes()
+    with pytest.raises(SystemExit):
+        Report(student.config, output=made).run()
+    assert "--overwrite" in capsys.readouterr().out and made.read_bytes() == before
+    Report(student.config, output=made, views=1, overwrite=True).run()
+    assert len(json.loads(made.with_suffix(".json").read_text())["views"]) == 1
+
+
+@pytest.mark.parametrize("command", [Report, Views])
+def test_a_run_that_is_no_conversion(command, teacher: Run, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        command(teacher.config, output=tmp_path / "r.html").run()
+    assert "not of pvd-distill" in " ".join(capsys.readouterr().out.split()) and not any(tmp_path.iterdir())
+
+
+def test_the_cameras_are_drawn(student: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    drawn: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(
+        views, "cameras_figure", lambda groups, aabb: drawn.update(groups) or cameras_figure(groups, aabb)
+    )
+    command = Views(student.config, output=tmp_path / "new" / "views.png", made_up=30, hard=4)
+    command.run()
+    assert Image.open(command.output).width > 800
+    assert {name: len(poses) for name, poses in drawn.items()} == {
+        "training": 12,
+        "made up, around the scene": 30,
+        "the student's worst": 4,
+    }
+    with pytest.raises(SystemExit):
+        command.run()
+    assert "--overwrite" in capsys.readouterr().out
+
+
+def test_a_teacher_of_another_scene(student: Run, teacher: Run, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(teacher.folder, folder)
+    path = folder / "dataparser_transforms.json"
+    frame = json.loads(path.read_text())
+    path.write_text(json.dumps(frame | {"scale": 0.5}))
+    with pytest.raises(SystemExit):
+        Report(student.config, teacher=folder, output=tmp_path / "r.html").run()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "does not lie in the teacher's frame" in said and not (tmp_path / "r.html").exists()
+
+
+def test_without_photographs_it_speaks_of_the_teacher_alone(
+    student: Run, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pvd_nerfstudio.data.datamanager import DistillationDataset
+
+    monkeypatch.setattr(DistillationDataset, "has_photographs", False)
+    output = tmp_path / "r.html"
+    Report(student.config, output=output, views=2).run()
+    report = json.loads(output.with_suffix(".json").read_text())
+    assert report["models"][1]["photographs"] == {} and report["models"][1]["teacher"]["psnr"] > 5
+    assert "against the teacher" in output.read_text()
+
+
+def test_without_the_teacher_it_speaks_of_the_photographs(moved: Run, tmp_path: Path) -> None:  # noqa: F811
+    text = moved.config.read_text()
+    moved.config.write_text(text.replace("nerfacto", "nowhere"))
+    output = tmp_path / "r.html"
+    Report(moved.config, output=output, views=2).run()
+    report = json.loads(output.with_suffix(".json").read_text())
+    assert len(report["models"]) == 1 and report["models"][0]["photographs"]["psnr"] > 5
+
+
+def test_stages_begin_where_the_method_says() -> None:
+    starts = stage_starts(DistillationConfig().resolved(), 1000)
+    assert starts == {"points": 0.0, "pixels": 400.0}
+
+
+def test_error_is_against_the_teacher_where_there_is_one() -> None:
+    black, white, grey = torch.zeros(4, 4, 3), torch.ones(4, 4, 3), torch.full((4, 4, 3), 0.25)
+    assert ComparedView(grey, white, black).error.unique().tolist() == [0.75]
+    assert ComparedView(grey, None, black).error.unique().tolist() == [0.25]
+    assert len(comparison_figure([ComparedView(grey, white, black)], ["a"]).axes) == 5

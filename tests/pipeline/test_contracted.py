@@ -1,0 +1,130 @@
+"""Scenes without an end: the shared samples show what lies far away, and a student of such a teacher learns it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, Run, distil_config, train_stock
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.model_components.renderers import RGBRenderer
+from nerfstudio.utils.eval_utils import eval_setup
+from PIL import Image
+from torch import Generator, Tensor
+
+from pvd_nerfstudio.commands.demo import small_nerfacto, train
+from pvd_nerfstudio.commands.demo_scene import CAMERA_ANGLE_X
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
+from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.student.model import StudentModelConfig, image_metrics
+from pvd_nerfstudio.teacher.adapters import Answer, log_of
+from pvd_nerfstudio.teacher.check import drop_unseen, fill_grid
+from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
+
+AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
+
+
+class Plain:
+    """A teacher that is a formula: a ball in the middle, a floor without an end, and a sky of many colours."""
+
+    device = torch.device("cpu")
+    grid = None
+    aabb = AABB
+    run = SimpleNamespace(checkpoint_path="plain")
+
+    def density(self, positions: Tensor, extent: float) -> Tensor:
+        del extent
+        ball, floor = positions.norm(dim=-1, keepdim=True) < 0.5, positions[..., 2:] < -0.8  # noqa: PLR2004
+        return 60.0 * (ball | floor).float()
+
+    def query(self, samples: RaySamples) -> Answer:
+        positions = samples.frustums.get_positions()
+        towards = torch.nn.functional.normalize(positions, dim=-1)
+        waves = 0.5 + 0.4 * torch.sin(4 * positions / positions.norm(dim=-1, keepdim=True).clamp_min(1.0) + towards)
+        return Answer(log_of(self.density(positions, 0.0)), waves, None)
+
+
+def draw_rays(count: int, generator: Generator) -> RayBundle:
+    """From around the ball, some at it and some past it."""
+    origins = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator), dim=-1)
+    origins[:, 2] = origins[:, 2].abs() * 0.5
+    aim = 1.5 * torch.randn(count, 3, generator=generator) * torch.tensor([1.0, 1.0, 0.5])
+    directions = torch.nn.functional.normalize(aim - origins, dim=-1)
+    return RayBundle(origins=origins, directions=directions, pixel_area=torch.zeros(count, 1))
+
+
+def test_shared_samples_show_what_is_far_and_the_sky() -> None:
+    teacher: Any = Plain()
+    spacing = StudentModelConfig(contracted=True).spacing(AABB)
+    grid = OccupancyGrid(AABB, 96, contracted=True)
+    shared = SharedSamples(grid, 0.0, 1000.0, spacing, has_sky=True)
+    fill_grid(grid, teacher, spacing, 0.02)
+    filled = grid.share
+    drop_unseen(teacher, shared, draw_rays, seed=1)
+    assert grid.share < 0.5 * filled
+    more = draw_rays(500, Generator().manual_seed(2))  # each ends in samples, even if they are the sky's alone
+    assert grid.contains(more.origins + 1000.0 * more.directions).float().mean() > 0.95
+    dense = SharedSamples(OccupancyGrid(AABB, 8, contracted=True), 0.0, 1000.0, Spacing(0.002, bend=2.0), has_sky=True)
+    rays = draw_rays(600, Generator().manual_seed(0))
+    ours, truth = (render_teacher(teacher, samples, rays, shift=0.5) for samples in (shared, dense))
+    assert (ours.opacity == 1).all()
+    assert len(ours.samples) < 0.2 * len(truth.samples)
+    renderer = RGBRenderer(background_color="black")
+    error = (ours.over(renderer) - truth.over(renderer)).square().mean()
+    assert -10 * error.log10() > 35
+
+
+@pytest.fixture(scope="module")
+def outdoors(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's scene before a sky: its photographs are opaque."""
+    folder = tmp_path_factory.mktemp("outdoors") / "teapot"
+    shutil.copytree(scene, folder)
+    for split in ("train", "val", "test"):
+        for frame in json.loads((folder / f"transforms_{split}.json").read_text())["frames"]:
+            path = folder / f"{frame['file_path']}.png"
+            rgba = np.asarray(Image.open(path), dtype=float) / 255
+            size = len(rgba)
+            steps = ((np.arange(size) + 0.5) / size * 2 - 1) * np.tan(CAMERA_ANGLE_X / 2)
+            right, down = np.meshgrid(steps, steps)
+            rays = (
+                np.stack([right, -down, -np.ones_like(right)], axis=-1) @ np.array(frame["transform_matrix"])[:3, :3].T
+            )
+            sky = 0.5 + 0.4 * rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+            rgb = rgba[..., :3] * rgba[..., 3:] + sky * (1 - rgba[..., 3:])
+            Image.fromarray(np.round(255 * rgb).astype(np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbounded(outdoors: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """nerfacto as it is by default: contracted, its last sample behind everything."""
+    config = small_nerfacto(outdoors, steps=200)
+    config.pipeline.model = replace(
+        config.pipeline.model,
+        disable_scene_contraction=False,
+        near_plane=0.05,
+        far_plane=1000.0,
+        background_color="last_sample",
+        **TINY | {"features_per_level": 4, "num_nerf_samples_per_ray": 24, "num_proposal_samples_per_ray": (48,)},
+    )
+    return train_stock(config, tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.mark.parametrize("architecture", ["hash", "sparse"])
+def test_a_contracted_teacher_is_converted_with_its_sky(unbounded: Run, tmp_path: Path, architecture: str) -> None:
+    options = ("--teacher-checkpoint", str(unbounded.folder), "--student", architecture)
+    options += ("--max-num-iterations", "150", "--pipeline.model.render-step-size", "0.02")
+    folder, _ = train(distil_config(tmp_path, *options), lambda share: None)
+    _, pipeline, _, _ = eval_setup(folder / "config.yml")
+    assert pipeline.model.has_sky and pipeline.model.grid.contracted
+    pipeline.load_teacher(unbounded.folder)
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    own, theirs = pipeline.model.get_outputs_for_camera(camera)["rgb"], pipeline.comparison.picture(camera)
+    assert image_metrics(own, theirs)["psnr"] > 20
+    native = pipeline.comparison.teacher.render(camera)
+    assert image_metrics(theirs, native)["psnr"] > 25
