@@ -22,67 +22,67 @@ from torch import Generator, Tensor
 
 from benchmarks.teacher import DEVICE
 from benchmarks.timed import Timed
-from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
+from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, take
 from pvd_nerfstudio.pipeline import DistillationPipeline
-from pvd_nerfstudio.pipeline.bank_source import PartSource
+from pvd_nerfstudio.pipeline.bank_source import ChunkSource
 from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
 
 LITERAL = (
     "--pipeline.distillation.preset pvd --pipeline.distillation.rays-per-step 1024 "
-    "--pipeline.distillation.rays-per-part 1024 --pipeline.distillation.points-per-step 8192 "
-    "--pipeline.distillation.points-per-part 8192"
+    "--pipeline.distillation.rays-per-chunk 1024 --pipeline.distillation.points-per-step 8192 "
+    "--pipeline.distillation.points-per-chunk 8192"
 )
 """The papers' method, with as many rays and points a step as ours: theirs (4,096 and all samples) are slower still."""
 LEVELS = ("poses", "rays", "points")
 LEVELED = {**{level: (level,) for level in LEVELS}, "all": LEVELS}
 """Arms with active learning, and the levels that are on in them."""
-OURS = {"none": (), "photographs": (), **LEVELED}
+OURS = {"none": (), "images": (), **LEVELED}
 """Arms that distil by our method, and their levels."""
 StockName = Literal["vanilla-nerf", "tensorf", "nerfacto"]
 STOCK = get_args(StockName)
 SCRATCH = (
-    "--pipeline.inherit-color-head False --pipeline.distillation.first-parts 128 "
+    "--pipeline.inherit-color-head False --pipeline.distillation.first-chunks 128 "
     "--pipeline.distillation.refresh-every 24"
 )
-"""Photographs are read fast: half a million pixels at the start, and more of them than the teacher can answer."""
+"""Images are read fast: half a million pixels at the start, and more of them than the teacher can answer."""
 
 
-class PhotographSource(PartSource):
-    """Pixels of photographs whose rays meet something in the grid: the rays that a distillation has too."""
+class ImageSource(ChunkSource):
+    """Pixels of images whose rays meet something in the grid: the rays that a distillation has too."""
 
-    def _read_photographs(self, generator: Generator) -> BankPart:
+    def _read_images(self, generator: Generator) -> BankChunk:
         kept: list[RayTargets] = []
-        count = self._method.rays_per_part
+        count = self._method.rays_per_chunk
         while sum(len(rays.origins) for rays in kept) < count:
-            rays = super()._read_photographs(generator).rays
+            rays = super()._read_images(generator).rays
             hit = self._shared.march(rays.origins, rays.directions).ray_indices.unique()
             kept.append(take(rays, hit[torch.randperm(len(hit), generator=generator, device=hit.device)]))
         together = (torch.cat(values)[:count] for values in zip(*(vars(rays).values() for rays in kept)))
-        return BankPart(RayTargets(*together), None)
+        return BankChunk(RayTargets(*together), None)
 
 
-class PhotographPipeline(DistillationPipeline):
-    """The same student on photographs: of the teacher it gets the occupancy grid and nothing else."""
+class ImagePipeline(DistillationPipeline):
+    """The same student on images: of the teacher it gets the occupancy grid and nothing else."""
 
     def _hand_over(self, teacher: FrozenTeacher) -> None:
         super()._hand_over(teacher)
         self._teacher = None
 
-    def _check_pictures(self, teacher: FrozenTeacher) -> None:
+    def _check_renderings(self, teacher: FrozenTeacher) -> None:
         """Not this arm's business."""
 
     @property
     def _point_answers(self) -> None:
         return None
 
-    def _source(self) -> PartSource:
+    def _source(self) -> ChunkSource:
         method, active = self.config.distillation, self._levels()
-        return PhotographSource(None, self.student, self.datamanager, method, active, self._seed)
+        return ImageSource(None, self.student, self.datamanager, method, active, self._seed)
 
 
-Name = Literal["scratch", "pvd", "none", "poses", "rays", "points", "all", "photographs", StockName]
+Name = Literal["scratch", "pvd", "none", "poses", "rays", "points", "all", "images", StockName]
 
 
 @dataclass
@@ -147,13 +147,13 @@ class Arm:
         words += ["--max-num-iterations", str(self.steps), *shlex.split(self.options)]
         words += shlex.split(LITERAL) if self.name == "pvd" else []
         words += shlex.split(SCRATCH) if self.name == "scratch" else []
-        words += ["--pipeline.distillation.photographs", str(self.name == "photographs")]
+        words += ["--pipeline.distillation.training-images", str(self.name == "images")]
         for level in LEVELS:
             words += [f"--pipeline.active.{level}", str(level in OURS.get(self.name, ()))]
         words += ["--machine.seed", str(self.seed)]
         config = tyro.cli(AnnotatedBaseConfigUnion, args=words)
         if self.name == "scratch":
-            config.pipeline._target = PhotographPipeline
+            config.pipeline._target = ImagePipeline
         return config
 
     def _stock(self) -> TrainerConfig:

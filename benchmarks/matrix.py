@@ -50,7 +50,7 @@ class FailedError(Exception):
 
 @dataclass
 class Teacher:
-    """A teacher and its own PSNR on the test photographs."""
+    """A teacher and its own PSNR on the test images."""
 
     path: str
     name: str
@@ -302,7 +302,7 @@ def size_of(folder: Path) -> tuple[int, float]:
 
 
 def measure_teacher(teacher: Teacher, pixels: int) -> None:
-    """PSNR of a teacher on its test photographs; where there is none, the reason."""
+    """PSNR of a teacher on its test images; where there is none, the reason."""
     try:
         own, through = teacher_psnr(Path(teacher.path), pixels, shared=False)
         teacher.psnr, teacher.samples = (through, "shared") if own is None else (own, "own")

@@ -1,4 +1,4 @@
-"""nerfstudio's own method of an architecture, from scratch on the teacher's photographs: PSNR over time.
+"""nerfstudio's own method of an architecture, from scratch on the teacher's images: PSNR over time.
 
     python -m benchmarks.stock --teacher ../shared/teachers/lego-hash --student mlp --seconds 1800 --ours benchmark-time
 

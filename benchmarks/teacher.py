@@ -1,4 +1,4 @@
-"""How good is a teacher? Its own rendering, and its rendering through the students' samples, on the test photographs.
+"""How good is a teacher? Its own rendering, and its rendering through the students' samples, on the test images.
 
     python -m benchmarks.teacher --teacher ../shared/teachers/lego-hash
 
@@ -69,8 +69,8 @@ def teacher_psnr(path: Path, pixels: int, shared: bool = True) -> tuple[float | 
         chosen = (torch.arange(pixels, device=DEVICE, dtype=torch.float64) * GOLDEN % 1 * len(truth)).long()
         rays = dataset.cameras.generate_rays(camera_indices=index, keep_shape=True).flatten().to(DEVICE)[chosen]
         if not teacher.has_density:
-            picture = teacher.render(dataset.cameras[index : index + 1]).flatten(0, 1)[chosen]
-            decibels[0].append(_psnr(picture, truth[chosen]))
+            image = teacher.render(dataset.cameras[index : index + 1]).flatten(0, 1)[chosen]
+            decibels[0].append(_psnr(image, truth[chosen]))
         elif teacher.renders_natively:
             decibels[0].append(_psnr(teacher.render_rays(rays), truth[chosen]))
         if samples is not None:

@@ -10,7 +10,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from torch import Tensor
 
 from benchmarks.teacher import DEVICE, GOLDEN
-from pvd_nerfstudio.teacher.frozen import picture_of
+from pvd_nerfstudio.teacher.frozen import image_of
 
 WORST = 0.1
 """Share of the views that are called the worst."""
@@ -67,10 +67,10 @@ class Views:
             rays = self._dataset.cameras.generate_rays(camera_indices=view, keep_shape=True).flatten()
             chosen = (torch.arange(self._pixels, dtype=torch.float64) * GOLDEN % 1 * len(rays)).long()
             rays = rays[chosen].to(DEVICE).reshape((len(chosen), 1))
-            picture = picture_of(model.get_outputs_for_camera_ray_bundle(rays))[:, 0]
-            photograph = self._dataset.get_image_float32(view).flatten(0, 1)[chosen].to(picture)
-            truth = model.renderer_rgb.blend_background(photograph)
-            decibels.append(-10 * torch.log10((picture.clamp(0, 1) - truth).square().mean()))
+            image = image_of(model.get_outputs_for_camera_ray_bundle(rays))[:, 0]
+            image = self._dataset.get_image_float32(view).flatten(0, 1)[chosen].to(image)
+            truth = model.renderer_rgb.blend_background(image)
+            decibels.append(-10 * torch.log10((image.clamp(0, 1) - truth).square().mean()))
         model.train()
         return torch.stack(decibels).cpu()
 

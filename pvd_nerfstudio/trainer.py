@@ -156,7 +156,7 @@ class PVDTrainerConfig(TrainerConfig):
         if parser is None:
             raise InputError(
                 f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
-                "Correct --data, or leave it out: the photographs are needed for evaluation alone."
+                "Correct --data, or leave it out: its images are needed for evaluation alone."
             )
         if data.orbit.radius == 0 and space.near > 0 and not space.contracted:
             data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
@@ -192,10 +192,10 @@ class PVDTrainerConfig(TrainerConfig):
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
         pipeline.distillation = pipeline.distillation.resolved(model.chosen.preferred)
         pipeline.active.check()
-        if pipeline.active.rays and pipeline.distillation.parts == 1:
+        if pipeline.active.rays and pipeline.distillation.chunks == 1:
             raise InputError(
                 "--pipeline.active.rays needs rays that stay in the bank, but it holds one part alone. Set "
-                "--pipeline.distillation.parts and --pipeline.distillation.refresh-every, or leave the level off."
+                "--pipeline.distillation.chunks and --pipeline.distillation.refresh-every, or leave the level off."
             )
         pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
         for group in self.optimizers.values():

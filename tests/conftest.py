@@ -34,9 +34,9 @@ SMALL = (
     ),
     *("--pipeline.model.sparse.resolution", "32"),
     *("--pipeline.model.render-step-size", "0.05"),
-    *("--pipeline.distillation.rays-per-part", "256", "--pipeline.distillation.points-per-part", "512"),
+    *("--pipeline.distillation.rays-per-chunk", "256", "--pipeline.distillation.points-per-chunk", "512"),
     *("--pipeline.distillation.rays-per-step", "64", "--pipeline.distillation.points-per-step", "256"),
-    *("--pipeline.distillation.first-parts", "2", "--pipeline.distillation.refresh-every", "4"),
+    *("--pipeline.distillation.first-chunks", "2", "--pipeline.distillation.refresh-every", "4"),
     *("--machine.device-type", "cpu"),
 )
 """Options that make a distillation step take milliseconds."""
@@ -119,7 +119,7 @@ def student(teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def families(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Path]]:
-    """A tiny run of every family of teachers, made when it is first asked for."""
+    """A tiny run of every family of teachers, made when it is first queried for."""
     from teachers import FAMILIES, tcnn_stand_in  # noqa: PLC0415
 
     class Families(dict[str, Path]):
@@ -143,7 +143,7 @@ def moved(student: Run, teacher: Run, tmp_path: Path) -> Run:
 
 @pytest.fixture()
 def llff(tmp_path: Path) -> Path:
-    """Nine cameras in a row at x = 0 … 8, all looking along -z, 40 x 30 pixels of a photograph twice that size."""
+    """Nine cameras in a row at x = 0 … 8, all looking along -z, 40 x 30 pixels of an image twice that size."""
     folder = tmp_path / "llff"
     (folder / "images_4").mkdir(parents=True)
     rows = []

@@ -81,7 +81,7 @@ def nerfacto(scene: Path, folder: Path, method: str = "nerfacto") -> Path:
 
 
 def depth_nerfacto(scene: Path, folder: Path) -> Path:
-    """Its training needs depth pictures; its model is nerfacto's."""
+    """Its training needs depth images; its model is nerfacto's."""
     sizes = {"log2_hashmap_size": 8, "max_res": 32, "num_levels": 4, "implementation": "torch"}
     samples = {"num_nerf_samples_per_ray": 8, "num_proposal_samples_per_ray": (16, 8)}
     return make(config_of("depth-nerfacto", scene, **sizes, **samples), folder, bright, steps=0)

@@ -189,7 +189,7 @@ def test_data_that_the_teacher_got_by_its_own_data_option(copied: Run, scene: Pa
     assert ours.pipeline.datamanager.dataparser.data == scene
 
 
-def test_neither_teacher_nor_photographs(student: Run, scene: Path, tmp_path: Path, capsys) -> None:
+def test_neither_teacher_nor_images(student: Run, scene: Path, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "student"
     shutil.copytree(student.folder, folder)
     run = Run(folder)
@@ -199,10 +199,10 @@ def test_neither_teacher_nor_photographs(student: Run, scene: Path, tmp_path: Pa
     assert "nothing to learn from" in said
 
 
-def test_photographs_that_are_gone_cannot_be_learned(copied: Run, tmp_path: Path, capsys) -> None:
+def test_images_that_are_gone_cannot_be_learned(copied: Run, tmp_path: Path, capsys) -> None:
     copied.config.write_text(copied.config.read_text().replace("teapot", "gone"))
-    options = ("--teacher-checkpoint", str(copied.folder), "--pipeline.distillation.photographs", "True")
-    assert "needs the photographs, on disk" in refused(tmp_path / "out", capsys, *options)
+    options = ("--teacher-checkpoint", str(copied.folder), "--pipeline.distillation.training-images", "True")
+    assert "needs the training images, on disk" in refused(tmp_path / "out", capsys, *options)
 
 
 def test_cpu_is_used_without_a_gpu_and_said(teacher: Run, tmp_path: Path, capsys, monkeypatch) -> None:

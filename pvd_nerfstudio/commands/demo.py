@@ -1,4 +1,4 @@
-"""`pvd-demo`: a scene, a hash teacher, an MLP student, and a picture of both. Offline, a few minutes on two cores."""
+"""`pvd-demo`: a scene, a hash teacher, an MLP student, and an image of both. Offline, a few minutes on two cores."""
 
 import copy
 import shutil
@@ -59,13 +59,13 @@ class Measured:
     def render(self, draw: Callable[[Cameras], Tensor], camera: Cameras, truth: Tensor) -> Tensor:
         """Draw a view, `[height, width, 3]`, and take its time and its metrics."""
         start = time.perf_counter()
-        picture = draw(camera)
-        if picture.is_cuda:
+        image = draw(camera)
+        if image.is_cuda:
             torch.cuda.synchronize()
         self.rendering_seconds += time.perf_counter() - start
-        self.rays += picture.shape[0] * picture.shape[1]
-        self.metrics.append(image_metrics(picture, truth))
-        return picture
+        self.rays += image.shape[0] * image.shape[1]
+        self.metrics.append(image_metrics(image, truth))
+        return image
 
 
 @dataclass
@@ -73,13 +73,13 @@ class Demo:
     """Convert a small hash teacher into an MLP, from nothing, offline."""
 
     output: Path = Path("pvd-demo")
-    """Folder for scene, runs and pictures; an earlier demo in it is replaced."""
+    """Folder for scene, runs and images; an earlier demo in it is replaced."""
     teacher_steps: int = 1000
     """Training steps of the teacher."""
     student_steps: int = 2000
     """Training steps of the student."""
     size: int = 100
-    """Width and height of the pictures."""
+    """Width and height of the images."""
 
     def run(self) -> None:
         """Make the scene, train, distil, evaluate."""
@@ -97,7 +97,7 @@ class Demo:
             student = train(self._student_config(teacher[0]), _bar(progress, "Distilling it into an MLP"))
             rows = self._evaluate(scene, teacher, student, _bar(progress, "Rendering"))
         CONSOLE.print(_table(rows))
-        CONSOLE.print(f"Done in {time.perf_counter() - started:.0f} s. Picture: {self.output / 'compare.png'}")
+        CONSOLE.print(f"Done in {time.perf_counter() - started:.0f} s. Image: {self.output / 'compare.png'}")
         CONSOLE.print(f"Look around: ns-viewer --load-config {student[0] / 'config.yml'}", soft_wrap=True)
         gap = rows[0].mean("psnr") - rows[1].mean("psnr")
         if gap > WORST_GAP:
@@ -127,7 +127,7 @@ class Demo:
         student_run: tuple[Path, float],
         bar: Callable[[float], None],
     ) -> list[Measured]:
-        """Render the test views with both, and a film with the student alone; write picture and film."""
+        """Render the test views with both, and a film with the student alone; write image and film."""
         teacher = FrozenTeacher(find_run(teacher_run[0]), "cuda" if torch.cuda.is_available() else "cpu")
         with redirect_stdout(StringIO()):
             _, pipeline, _, _ = eval_setup(student_run[0] / "config.yml")
@@ -158,7 +158,7 @@ class Demo:
 
 
 def small_nerfacto(scene: Path, steps: int) -> TrainerConfig:
-    """nerfstudio's nerfacto, small, on pictures with an alpha channel and a random background."""
+    """nerfstudio's nerfacto, small, on images with an alpha channel and a random background."""
     config: TrainerConfig = copy.deepcopy(all_methods["nerfacto"])  # type: ignore[assignment]
     config.pipeline.datamanager = VanillaDataManagerConfig(
         dataparser=BlenderDataParserConfig(data=scene, alpha_color=None), train_num_rays_per_batch=512

@@ -218,7 +218,7 @@ def _shade(scene: _Scene, origins: Array, directions: Array) -> Array:
 
 
 def _render(scene: _Scene, pose: Array, size: int) -> NDArray[np.uint8]:
-    """Picture from an OpenGL camera-to-world pose, [4, 4].
+    """Image from an OpenGL camera-to-world pose, [4, 4].
 
     Returns:
         RGBA with straight (not premultiplied) colour, [size, size, 4].
@@ -276,8 +276,8 @@ def write_scene(
         train: number of training views.
         val: number of validation views.
         test: number of test views.
-        size: width and height of the pictures in pixels.
-        progress: called after each picture with the fraction done, in (0, 1].
+        size: width and height of the images in pixels.
+        progress: called after each image with the fraction done, in (0, 1].
 
     Raises:
         ValueError: `folder` holds something already, or is a file.

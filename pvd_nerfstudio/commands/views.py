@@ -1,4 +1,4 @@
-"""`pvd-views`: a picture of the cameras of a conversion, to check where the teacher is asked."""
+"""`pvd-views`: an image of the cameras of a conversion, to check where the teacher is queried."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,22 @@ from torch import Generator, Tensor
 from pvd_nerfstudio.commands.report.command import find_conversion, load_student
 from pvd_nerfstudio.commands.report.figures import cameras_figure
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.pipeline.student import ComparedPipeline
+from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.trainer import stop
 
 
 @dataclass
 class Views:
-    """Draw real, made-up and hard cameras from above and from two sides."""
+    """Draw real, pseudo and hard cameras from above and from two sides."""
 
     load_config: Path
     """The student's config.yml."""
     output: Path = Path("views.png")
-    """The picture."""
+    """The image."""
     overwrite: bool = False
-    """Replace a picture that is there already."""
-    made_up: int = 100
-    """How many made-up cameras are drawn."""
+    """Replace an image that is there already."""
+    pseudo: int = 100
+    """How many pseudo cameras are drawn."""
     hard: int = 8
     """How many of the training views that the student gets worst are marked, while its teacher is at hand."""
 
@@ -41,10 +41,10 @@ class Views:
         except InputError as error:
             stop(error)
         data, generator = pipeline.datamanager, Generator(device=pipeline.device).manual_seed(0)
-        made_up = data.pseudo_views(self.made_up, generator)
+        pseudo = data.pseudo_views(self.pseudo, generator)
         groups = {
             "training": data.train_cameras.camera_to_worlds,
-            f"made up, {data.pseudo_views.words}": made_up.camera_to_worlds,
+            f"pseudo, {data.pseudo_views.words}": pseudo.camera_to_worlds,
         }
         hard = self._hard(pipeline)
         if hard is not None:
@@ -54,7 +54,7 @@ class Views:
         figure.savefig(self.output, dpi=110)
         CONSOLE.print(str(self.output), soft_wrap=True)
 
-    def _hard(self, pipeline: ComparedPipeline) -> Float[Tensor, "views 3 4"] | None:
+    def _hard(self, pipeline: StudentPipeline) -> Float[Tensor, "views 3 4"] | None:
         """The training views that differ most from the teacher's; None where it is not at hand."""
         place = pipeline.config.teacher
         if place is None or not place.exists() or not self.hard:

@@ -1,4 +1,4 @@
-"""The data manager: cameras for the rays that the teacher is asked about, photographs for evaluation alone."""
+"""The data manager: cameras for the rays that the teacher is queried with, images for evaluation alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -52,42 +52,42 @@ class DistillationDataManagerConfig(VanillaDataManagerConfig):
     orbit: OrbitDataParserConfig = field(default_factory=OrbitDataParserConfig)
     """Views that stand in when the data set cannot be read."""
     pseudo_views: Literal["auto", "around", "front", "path"] = "auto"
-    """Made-up views: around an object, in front of a scene, along the cameras' path; auto: what suits the cameras."""
+    """Pseudo views: around an object, in front of a scene, along the cameras' path; auto: what suits the cameras."""
     pseudo_view_margin: float = 0.1
     """How far they may leave the space in which the cameras stood, as a share of its extent."""
     pseudo_view_share: float = 0.5
-    """Share of the rays that come from made-up views around the scene, not from the training cameras."""
-    pseudo_views_per_part: int = 96
-    """Made-up views in each question to the teacher."""
+    """Share of the rays that come from pseudo views around the scene, not from the training cameras."""
+    pseudo_views_per_chunk: int = 96
+    """Pseudo views in each chunk of the bank."""
 
 
 class DistillationDataset(InputDataset):
-    """Cameras, and pictures for those who ask: photographs, or else what `render` makes of a view."""
+    """Cameras, and images for those who ask: those on disk, or else what `render` makes of a view."""
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
         super().__init__(dataparser_outputs, scale_factor)
-        if not self.has_photographs:
+        if not self.has_images:
             self._dataparser_outputs = replace(dataparser_outputs, mask_filenames=None)
 
     render: Callable[[int], Tensor] | None = None
-    """Makes the picture of a view whose photograph is missing, `[height, width, 3]`."""
+    """Renders a view whose image is missing, `[height, width, 3]`."""
 
     @cached_property
-    def has_photographs(self) -> bool:
-        """Whether every photograph is on disk."""
+    def has_images(self) -> bool:
+        """Whether every image is on disk."""
         return all(Path(path).is_file() for path in self.image_filenames)
 
     def keep_alpha(self) -> None:
-        """From now on give pictures with their alpha channel, not blended with a colour."""
+        """From now on give images with their alpha channel, not blended with a colour."""
         self._dataparser_outputs = replace(self._dataparser_outputs, alpha_color=None)
 
     def mask(self, view: int) -> Bool[Tensor, "height width"] | None:
-        """Which pixels of a view's photograph count; None: all."""
+        """Which pixels of a view's image count; None: all."""
         paths = self._dataparser_outputs.mask_filenames
         return None if paths is None else get_image_mask_tensor_from_path(paths[view], self.scale_factor)[..., 0]
 
     def get_image_float32(self, image_idx: int) -> Tensor:
-        """Photograph or rendering of a view.
+        """Image or rendering of a view.
 
         Raises:
             InputError: there is neither.
@@ -97,35 +97,35 @@ class DistillationDataset(InputDataset):
             return super().get_image_float32(image_idx)
         if self.render is None:
             raise InputError(
-                f"The photograph {path} is missing, and without it there is nothing to evaluate against. "
+                f"The image {path} is missing, and without it there is nothing to evaluate against. "
                 "Put it back, or set the data set's path in config.yml."
             )
         return self.render(image_idx)
 
 
 class ComparisonLoader(FixedIndicesEvalDataloader):
-    """Evaluation views: cameras, photographs and, while there is a teacher, its pictures."""
+    """Evaluation views: cameras, images and, while there is a teacher, its renderings."""
 
-    picture: Callable[[Cameras], Tensor] | None = None
-    """The teacher's picture of a camera, `[height, width, 3]`."""
+    render: Callable[[Cameras], Tensor] | None = None
+    """The teacher's rendering of a camera, `[height, width, 3]`."""
 
     def __next__(self) -> tuple[Cameras, dict]:
         return self.beside(*super().__next__())
 
     def beside(self, camera: Cameras, batch: dict) -> tuple[Cameras, dict]:
-        """A view with the teacher's picture in the batch; where that is its photograph, it is not made twice."""
-        if self.picture is None:
+        """A view with the teacher's rendering in the batch; where that is its image, it is not rendered twice."""
+        if self.render is None:
             return camera, batch
-        return camera, batch | {"teacher": self.picture(camera) if self.has_photographs else batch["image"]}
+        return camera, batch | {"teacher": self.render(camera) if self.has_images else batch["image"]}
 
     @property
-    def has_photographs(self) -> bool:
-        """Whether the pictures are photographs."""
-        return self.input_dataset.has_photographs  # type: ignore[attr-defined]
+    def has_images(self) -> bool:
+        """Whether the images are on disk."""
+        return self.input_dataset.has_images  # type: ignore[attr-defined]
 
 
 class DistillationDataManager(VanillaDataManager[DistillationDataset]):
-    """A `VanillaDataManager` that reads no photograph before somebody asks for one, and lives without any."""
+    """A `VanillaDataManager` that reads no image before somebody asks for one, and lives without any."""
 
     config: DistillationDataManagerConfig
     train_dataset: DistillationDataset
@@ -139,14 +139,12 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         if parser is None:
             CONSOLE.print(
                 f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). {config.orbit.words} "
-                "stand in for its cameras (--pipeline.datamanager.orbit.*). Of an object that was photographed from "
+                "stand in for its cameras (--pipeline.datamanager.orbit.*). Of an object that was captured from "
                 "all around (lego) nothing was lost; expect much less of a room, or of a scene seen from one side."
             )
             config = replace(config, dataparser=config.orbit, data=None)
         elif problem is not None:
-            CONSOLE.print(
-                f"[yellow]The photographs of {config.dataparser.data} are gone ({problem}). Its poses are used."
-            )
+            CONSOLE.print(f"[yellow]The images of {config.dataparser.data} are gone ({problem}). Its poses are used.")
             config = replace(config, dataparser=parser, data=None)
         super().__init__(config, *args, **kwargs)
 
@@ -160,55 +158,55 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin)
         if self.test_mode == "val":
             CONSOLE.print(
-                f"Made-up views: {self.pseudo_views.words} (--pipeline.datamanager.pseudo-views), "
+                f"Pseudo views: {self.pseudo_views.words} (--pipeline.datamanager.pseudo-views), "
                 f"{self.config.pseudo_view_margin:.0%} beyond the cameras' space at most."
             )
         self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
-        if not self.train_dataset.has_photographs:
-            # The viewer pins a picture to each training camera: a grey one.
+        if not self.train_dataset.has_images:
+            # The viewer pins an image to each training camera: a grey one.
             size = int(self.train_cameras.height[0]), int(self.train_cameras.width[0]), 3
             self.train_dataset.render = lambda _: torch.full(size, 0.5)
 
     def setup_eval(self) -> None:
-        """Loaders that read a photograph when its turn comes."""
+        """Loaders that read an image when its turn comes."""
         self.fixed_indices_eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
         self.eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
 
     def draw_rays(self, count: int, generator: Generator) -> RayBundle:
-        """Rays of training cameras and made-up ones."""
+        """Rays of training cameras and pseudo ones."""
         none = self.train_cameras.camera_to_worlds[:0]
         return self.viewpoints(none, generator).rays(count, generator)
 
     def viewpoints(self, hard: Float[Tensor, "views 3 4"], generator: Generator) -> views.Viewpoints:
-        """Cameras for one part of the bank: the training ones, made-up ones and, in place of some of these, hard ones.
+        """Cameras for one chunk of the bank: the training ones, pseudo ones and, in place of some of these, hard ones.
 
         Args:
             hard: poses that are to be among them.
-            generator: of the made-up ones.
+            generator: of the pseudo ones.
         """
-        share, count = self.config.pseudo_view_share, self.config.pseudo_views_per_part
+        share, count = self.config.pseudo_view_share, self.config.pseudo_views_per_chunk
         pseudo = self.pseudo_views(count, generator)
         poses = torch.cat([hard, pseudo.camera_to_worlds[len(hard) :]])
         return views.Viewpoints([(views.like(pseudo, poses), share), (self.train_cameras, 1 - share)])
 
     def draw_views(self, count: int, generator: Generator) -> list[Cameras]:
-        """Single cameras, random training ones and made-up ones."""
+        """Single cameras, random training ones and pseudo ones."""
         device = generator.device
-        made_up = torch.rand(count, generator=generator, device=device) < self.config.pseudo_view_share
+        is_pseudo = torch.rand(count, generator=generator, device=device) < self.config.pseudo_view_share
         chosen = torch.randint(len(self.train_cameras), (count,), generator=generator, device=device)
         pseudo = self.pseudo_views(count, generator)
-        pairs = zip(made_up.tolist(), chosen.tolist())
+        pairs = zip(is_pseudo.tolist(), chosen.tolist())
         return [
             pseudo[i : i + 1] if invented else self.train_cameras[real : real + 1]
             for i, (invented, real) in enumerate(pairs)
         ]
 
     def draw_pixels(self, count: int, generator: Generator) -> tuple[RayBundle, Tensor]:
-        """Rays through random pixels of the photographs, masked ones left out, and the pixels, `[rays, 3 or 4]`."""
+        """Rays through random pixels of the training images, masked ones left out, and the pixels, `[rays, 3 or 4]`."""
         chosen, pixels = views.random_pixels(self.train_cameras, count, generator)
         seen = self.seen(chosen, pixels).nonzero()[:, 0]
         if not len(seen):
-            raise InputError("The masks leave hardly a pixel of the photographs to learn from.")
+            raise InputError("The masks leave hardly a pixel of the training images to learn from.")
         again = seen[torch.arange(count, device=seen.device) % len(seen)]
         chosen, pixels = chosen[again], pixels[again]
         rays = self.train_cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
@@ -217,19 +215,17 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def read_pixels(
         self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]
     ) -> Float[Tensor, "rays channels"]:
-        """Pixels of photographs, with their alpha channel where they have one and `keeps_alpha`.
+        """Pixels of training images, with their alpha channel where they have one and `keeps_alpha`.
 
         Args:
             cameras: numbers of training cameras.
             pixels: row and column in each.
         """
-        picked = [
-            self._photographs[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())
-        ]
+        picked = [self._images[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())]
         return torch.stack(picked).to(self.train_cameras.device)
 
     def seen(self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Bool[Tensor, "rays"]:
-        """Which pixels of photographs are not masked; arguments as those of `read_pixels`."""
+        """Which pixels of training images are not masked; arguments as those of `read_pixels`."""
         masks = self._masks
         if masks is None:
             return torch.ones_like(cameras, dtype=torch.bool)
@@ -266,7 +262,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         return None if masks[0] is None else [mask for mask in masks if mask is not None]
 
     @cached_property
-    def _photographs(self) -> list[Tensor]:
+    def _images(self) -> list[Tensor]:
         if self.keeps_alpha:
             self.train_dataset.keep_alpha()
         return [self.train_dataset.get_image_float32(view) for view in range(len(self.train_dataset))]

@@ -1,4 +1,4 @@
-"""Photographs on disk, as the dataparsers of this package find them."""
+"""Images on disk, as the dataparsers of this package find them."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from pvd_nerfstudio.errors import InputError
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def photographs_in(folder: Path) -> list[Path]:
-    """The photographs of a folder, by name."""
+def images_in(folder: Path) -> list[Path]:
+    """The images of a folder, by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def common_size(paths: list[Path]) -> tuple[int, int]:
-    """Width and height of photographs that must be whole and all of one size.
+    """Width and height of images that must be whole and all of one size.
 
     Raises:
-        InputError: one is cut off, is no picture, or has another size than the first.
+        InputError: one is cut off, is no image, or has another size than the first.
     """
     sizes = [_size(path) for path in paths]
     for path, size in zip(paths, sizes):
@@ -40,5 +40,5 @@ def _size(path: Path) -> tuple[int, int]:
             else:
                 image.verify()
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as a photograph ({error}); is it cut off?") from error
+        raise InputError(f"{path} cannot be read as an image ({error}); is it cut off?") from error
     return size

@@ -1,4 +1,4 @@
-"""LLFF scenes for every nerfstudio method: `llff-data`, photographs taken in front of a scene.
+"""LLFF scenes for every nerfstudio method: `llff-data`, images taken in front of a scene.
 
 Source of the format: Mildenhall et al., Local Light Field Fusion; a row of poses_bounds.npy is a 3 x 5 matrix (axes
 down, right and backwards, centre, then height, width and focal length of the full resolution) and two depths.
@@ -17,7 +17,7 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from torch import Tensor
 
-from pvd_nerfstudio.data.images import common_size, photographs_in
+from pvd_nerfstudio.data.images import common_size, images_in
 from pvd_nerfstudio.errors import InputError
 
 NUMBERS = 17
@@ -25,7 +25,7 @@ NUMBERS = 17
 NEAREST = 4 / 3
 """Where the nearest thing comes to lie, as in NeRF's reference implementation."""
 SAME_SHAPE = 0.02
-"""By how much the ratio of the sides may differ: sizes are rounded when photographs are made smaller."""
+"""By how much the ratio of the sides may differ: sizes are rounded when images are made smaller."""
 
 
 @dataclass
@@ -36,11 +36,11 @@ class LLFFDataParserConfig(DataParserConfig):
     data: Path = Path("data/nerf_llff_data/fern")
     """The folder."""
     downscale: Literal[0, 1, 2, 4, 8] = 0
-    """Which photographs: 1 for images, 8 for images_8; 0: images_4, or else images_8, or else images."""
+    """Which images: 1 for images, 8 for images_8; 0: images_4, or else images_8, or else images."""
     test_every: int = 8
     """Every so manyth view is a test view, the first one included; 2 or more."""
-    photographs: bool = True
-    """Whether there are photographs; without them the poses are read alone."""
+    images: bool = True
+    """Whether there are images; without them the poses are read alone."""
     margin: float = 0.1
     """How far the scene box reaches beyond the bounds, as a share of them."""
 
@@ -67,7 +67,7 @@ class LLFF(DataParser):
         whole = float(matrix[0, 1, 4]), float(matrix[0, 0, 4])
         smaller = self.config.downscale or 4
         width, height = (
-            common_size(images) if self.config.photographs else (round(whole[0] / smaller), round(whole[1] / smaller))
+            common_size(images) if self.config.images else (round(whole[0] / smaller), round(whole[1] / smaller))
         )
         factor = width / whole[0]
         if abs(height / whole[1] / factor - 1) > SAME_SHAPE:
@@ -98,7 +98,7 @@ class LLFF(DataParser):
         )
 
     def _images(self, count: int) -> list[Path]:
-        """The photographs, one for each pose; without photographs, where they would be.
+        """The images, one for each pose; without images, where they would be.
 
         Raises:
             InputError: there is no such folder, or it holds more or fewer.
@@ -107,13 +107,13 @@ class LLFF(DataParser):
         names = {1: "images", 2: "images_2", 4: "images_4", 8: "images_8"}
         wanted = [names[self.config.downscale]] if self.config.downscale else [names[4], names[8], names[1]]
         folder = next((data / name for name in wanted if (data / name).is_dir()), None)
-        images = [] if folder is None else photographs_in(folder)
-        if not self.config.photographs and not images:
+        images = [] if folder is None else images_in(folder)
+        if not self.config.images and not images:
             return [data / "images" / f"{view:03d}.png" for view in range(count)]
         if folder is None:
-            raise InputError(f"{data} has no folder {' or '.join(wanted)} with photographs.")
+            raise InputError(f"{data} has no folder {' or '.join(wanted)} with images.")
         if len(images) != count:
-            raise InputError(f"{folder} holds {len(images)} photographs, but poses_bounds.npy has {count} poses.")
+            raise InputError(f"{folder} holds {len(images)} images, but poses_bounds.npy has {count} poses.")
         return images
 
 
@@ -164,6 +164,6 @@ def around_frusta(cameras: Cameras, near: Float[Tensor, "views"], far: Float[Ten
 
 
 llff_data = DataParserSpecification(
-    config=LLFFDataParserConfig(), description="LLFF: photographs in front of a scene, with poses_bounds.npy."
+    config=LLFFDataParserConfig(), description="LLFF: images in front of a scene, with poses_bounds.npy."
 )
 """What nerfstudio discovers."""

@@ -16,7 +16,7 @@ from nerfstudio.plugins.registry_dataparser import DataParserSpecification
 from nerfstudio.utils.colors import get_color
 from torch import Tensor
 
-from pvd_nerfstudio.data.images import common_size, photographs_in
+from pvd_nerfstudio.data.images import common_size, images_in
 from pvd_nerfstudio.errors import InputError
 
 PREFIXES = {"train": ("0_",), "val": ("1_", "2_"), "test": ("2_", "1_")}
@@ -30,10 +30,10 @@ class NSVFDataParserConfig(DataParserConfig):
     _target: type = field(default_factory=lambda: NSVF)
     data: Path = Path("data/TanksAndTemple/Ignatius")
     """The folder."""
-    photographs: bool = True
-    """Whether there are photographs; without them the poses are read alone."""
+    images: bool = True
+    """Whether there are images; without them the poses are read alone."""
     alpha_color: str | None = "white"
-    """Colour that transparent photographs are blended with; None: they keep their alpha channel."""
+    """Colour that transparent images are blended with; None: they keep their alpha channel."""
 
 
 class NSVF(DataParser):
@@ -53,11 +53,11 @@ class NSVF(DataParser):
         poses[..., 1:3] *= -1  # nerfstudio's axes: right, up, backwards
         poses[..., 3] = scale * (poses[..., 3] - middle)
         focal_x, focal_y, cx, cy = read_intrinsics(data / "intrinsics.txt")
-        width, height = common_size(images) if self.config.photographs else (round(2 * cx), round(2 * cy))
+        width, height = common_size(images) if self.config.images else (round(2 * cx), round(2 * cy))
         if not (focal_x > 0 and focal_y > 0 and 0 < cx < width and 0 < cy < height):
             raise InputError(
                 f"{data / 'intrinsics.txt'} has focal lengths of {focal_x:g} and {focal_y:g} pixels and its principal "
-                f"point at {cx:g}, {cy:g}; that does not fit photographs of {width} x {height}, as {images[0]} is."
+                f"point at {cx:g}, {cy:g}; that does not fit images of {width} x {height}, as {images[0]} is."
             )
         cameras = Cameras(
             camera_to_worlds=poses.float(),
@@ -80,19 +80,19 @@ class NSVF(DataParser):
 
     def _images(self, split: str) -> list[Path]:
         folder = self.config.data / "rgb"
-        if not self.config.photographs:
+        if not self.config.images:
             poses = self._of_split(sorted(self.config.data.glob("pose/*.txt")), split)
             return [folder / f"{path.stem}.png" for path in poses]
         if not folder.is_dir():
             raise InputError(f"{folder} is missing: is {folder.parent} the folder of an NSVF scene?")
-        return self._of_split(photographs_in(folder), split)
+        return self._of_split(images_in(folder), split)
 
     def _of_split(self, paths: list[Path], split: str) -> list[Path]:
         for prefix in PREFIXES[split]:
             chosen = [path for path in paths if path.name.startswith(prefix)]
             if chosen:
                 return chosen
-        folder = self.config.data / ("rgb" if self.config.photographs else "pose")
+        folder = self.config.data / ("rgb" if self.config.images else "pose")
         raise InputError(f"{folder} has no file whose name begins with {' or '.join(PREFIXES[split])}.")
 
     def _pose(self, image: Path) -> Float[Tensor, "3 4"]:

@@ -19,7 +19,7 @@ FILLED = 0.9
 
 @dataclass
 class OrbitDataParserConfig(DataParserConfig):
-    """Cameras on a sphere, for want of a data set; it has no photographs."""
+    """Cameras on a sphere, for want of a data set; it has no images."""
 
     _target: type = field(default_factory=lambda: OrbitDataParser)
     radius: float = 0.0
@@ -28,7 +28,7 @@ class OrbitDataParserConfig(DataParserConfig):
     views: int = 100
     """Number of training views; evaluation has a tenth."""
     size: int = 200
-    """Width and height of a view in pixels; also where a data set's photographs are gone and nothing else tells."""
+    """Width and height of a view in pixels; also where a data set's images are gone and nothing else tells."""
     field_of_view: float = 40.0
     """Horizontal angle of view in degrees."""
     box: Box = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
@@ -56,11 +56,11 @@ class OrbitDataParserConfig(DataParserConfig):
     @property
     def words(self) -> str:
         """Which views these are."""
-        return f"{self.views} made-up views, at a distance of {self.distance:.2g} around what the teacher shows,"
+        return f"{self.views} pseudo views, at a distance of {self.distance:.2g} around what the teacher shows,"
 
 
 class OrbitDataParser(DataParser):
-    """Makes the views; file names are made up, no such file exists."""
+    """Makes the views; the file names stand for files that do not exist."""
 
     config: OrbitDataParserConfig
 
@@ -80,5 +80,5 @@ class OrbitDataParser(DataParser):
             width=config.size,
             height=config.size,
         )
-        names = [Path(f"made-up-{split}-view-{number}") for number in range(count)]
+        names = [Path(f"pseudo-{split}-view-{number}") for number in range(count)]
         return DataparserOutputs(image_filenames=names, cameras=cameras, scene_box=SceneBox(aabb=aabb))

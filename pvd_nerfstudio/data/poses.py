@@ -1,4 +1,4 @@
-"""A data set whose photographs are gone: its poses are worth having all the same."""
+"""A data set whose images are gone: its poses are worth having all the same."""
 
 from dataclasses import dataclass, field, fields, replace
 from math import ceil, log2, tan
@@ -21,10 +21,10 @@ def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig 
 
     Args:
         dataparser: its own.
-        size: width and height of views in pixels, where only the photographs know.
+        size: width and height of views in pixels, where only the images know.
 
     Returns:
-        Its own and None; or, when every photograph is gone, one for the poses alone, and what was wrong; or None and
+        Its own and None; or, when every image is gone, one for the poses alone, and what was wrong; or None and
         what was wrong.
     """
     problem = _problem(dataparser)
@@ -49,19 +49,19 @@ def _problem(dataparser: DataParserConfig) -> str | None:
 
 
 def _poses_alone(dataparser: DataParserConfig, size: int) -> DataParserConfig | None:
-    """The same data set read without opening a photograph; None where that is not known how."""
+    """The same data set read without opening an image; None where that is not known how."""
     if isinstance(dataparser, BlenderDataParserConfig):
         kept = {item.name: getattr(dataparser, item.name) for item in fields(dataparser) if item.name != "_target"}
         return BlenderPosesConfig(**kept | {"size": size, "ply_path": None})
     if isinstance(dataparser, NerfstudioDataParserConfig):  # it opens one to choose a scale
         return replace(dataparser, downscale_factor=dataparser.downscale_factor or _downscale(dataparser.data))
     if isinstance(dataparser, (LLFFDataParserConfig, NSVFDataParserConfig)):
-        return replace(dataparser, photographs=False)
+        return replace(dataparser, images=False)
     return None
 
 
 def _downscale(data: Path) -> int:
-    """By how much nerfstudio makes photographs smaller unless it is told."""
+    """By how much nerfstudio makes images smaller unless it is told."""
     meta = load_from_json(data if data.suffix == ".json" else data / "transforms.json")
     frames = [meta, *meta.get("frames", [])]
     longest = max(max(frame.get("w", 0), frame.get("h", 0)) for frame in frames)
@@ -70,7 +70,7 @@ def _downscale(data: Path) -> int:
 
 @dataclass
 class BlenderPosesConfig(BlenderDataParserConfig):
-    """A scene in nerfstudio's `blender-data`, without its photographs."""
+    """A scene in nerfstudio's `blender-data`, without its images."""
 
     _target: type = field(default_factory=lambda: BlenderPoses)
     size: int = 200

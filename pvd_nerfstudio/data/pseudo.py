@@ -1,4 +1,4 @@
-"""Made-up views, where the teacher knows its scene: around an object, in front of a scene, along a path.
+"""Pseudo views, where the teacher knows its scene: around an object, in front of a scene, along a path.
 
 Which of the three suits the real cameras is seen from them. None leaves the space in which they stood by more than a
 margin.
@@ -18,11 +18,11 @@ from pvd_nerfstudio.distillation.active.poses import perturbed
 Kind = Literal["around", "front", "path"]
 WORDS: dict[Kind, str] = {"around": "around the scene", "front": "in front of it", "path": "along the cameras' path"}
 DEGREES = 9.0
-"""By which made-up cameras in front of a scene and along a path are turned at most, about each axis (PVD, 4.1)."""
+"""By which pseudo cameras in front of a scene and along a path are turned at most, about each axis (PVD, 4.1)."""
 FRONT = math.cos(math.radians(60))
 """Cosine of the angle between an optical axis and their mean; all nearer than that: a scene seen from the front."""
 AZIMUTH = 0.2
-"""Standard deviation of the azimuths of made-up cameras about those of real ones, in radians."""
+"""Standard deviation of the azimuths of pseudo cameras about those of real ones, in radians."""
 AXIS = math.cos(math.radians(20))
 """Cosine of the angle within which the mean of the cameras' up is taken for an axis of the world."""
 NEIGHBOURS = 3
@@ -37,7 +37,7 @@ class PseudoViews:
     Args:
         cameras: the real ones.
         kind: how; None: what suits them.
-        margin: how far made-up cameras may leave the real ones' space, as a share of its extent.
+        margin: how far pseudo cameras may leave the real ones' space, as a share of its extent.
     """
 
     def __init__(self, cameras: Cameras, kind: Kind | None = None, margin: float = 0.1) -> None:
@@ -56,7 +56,7 @@ class PseudoViews:
 
 
 def kind_of(cameras: Cameras) -> Kind:
-    """Which made-up views suit the cameras.
+    """Which pseudo views suit the cameras.
 
     `front`: all look the same way. `around`: they look inwards at one thing, from all alike far. `path`: anything else.
     """

@@ -1,4 +1,4 @@
-"""Views that need no photograph: rays of the real cameras, and of made-up ones around the scene."""
+"""Views that need no image: rays of the real cameras, and of pseudo ones around the scene."""
 
 import math
 
@@ -34,7 +34,7 @@ def rays_of(cameras: Cameras, count: int, generator: Generator) -> RayBundle:
 
 
 class Viewpoints:
-    """The cameras that the rays of one part of the bank come from, in groups.
+    """The cameras that the rays of one chunk of the bank come from, in groups.
 
     Args:
         groups: cameras, and the share of the rays that comes from them; the shares add up to 1.
@@ -75,7 +75,7 @@ def look_at(origins: Float[Tensor, "views 3"], target: Float[Tensor, "3"]) -> Fl
 
 
 def sphere(count: int, radius: float, centre: Tensor) -> Float[Tensor, "views 3 4"]:
-    """Cameras spread evenly over the upper part of a sphere: for a scene of which no camera is known."""
+    """Cameras spread evenly over the upper chunk of a sphere: for a scene of which no camera is known."""
     number = torch.arange(count) + 0.5
     sine = 0.02 + 0.93 * number / count
     angle = number * math.pi * (3 - math.sqrt(5))
@@ -115,5 +115,5 @@ def concatenate(bundles: list[RayBundle]) -> RayBundle:
 
 
 def split_rays(rays: RayBundle, size: int) -> list[RayBundle]:
-    """A bundle in parts of at most `size` rays."""
+    """A bundle in chunks of at most `size` rays."""
     return [rays[start : start + size] for start in range(0, len(rays), size)]

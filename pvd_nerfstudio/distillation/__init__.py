@@ -1,1 +1,1 @@
-"""The method: what is asked of the teacher, when, and how the student's answer is measured."""
+"""The method: what is queried of the teacher, when, and how the student's answer is measured."""

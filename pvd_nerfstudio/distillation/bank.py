@@ -1,8 +1,8 @@
 """What the teacher said, kept to learn from many times.
 
-The teacher's forward pass costs as much as a training step of the student, so it is asked in parts, a part now and
-then, and every step draws from what the bank holds. Which parts the bank holds depends on the step alone, and what is
-in a part on its number and the seed (and on what active learning noted of it): a resumed run asks for the same parts
+The teacher's forward pass costs as much as a training step of the student, so it is queried in chunks, a chunk now and
+then, and every step draws from what the bank holds. Which chunks the bank holds depends on the step alone, and what is
+in a chunk on its number and the seed (and on what active learning noted of it): a resumed run queries the same chunks
 again and goes on as if it had not stopped.
 """
 
@@ -44,43 +44,43 @@ class PointTargets:
 
 
 @dataclass
-class BankPart:
+class BankChunk:
     """The teacher's answer to one question."""
 
     rays: RayTargets
     points: PointTargets | None
-    """None where only pixels are known (photographs)."""
+    """None where only pixels are known."""
 
 
 Record = TypeVar("Record", RayTargets, PointTargets)
 
 
 class TargetBank:
-    """A ring of parts.
+    """A ring of chunks.
 
     Args:
-        source: asks the teacher for the part of a number, which goes into a slot; draws its random numbers from the
-            generator that it is given. All parts have the same sizes.
+        source: queries the teacher for the chunk of a number, which goes into a slot; draws its random numbers from the
+            generator that it is given. All chunks have the same sizes.
         seed: of the run.
-        parts: how many parts are held; then the oldest makes room.
-        first_parts: how many there are at step 0.
-        refresh_every: steps between two new parts.
-        device: where the parts are kept.
+        chunks: how many chunks are held; then the oldest makes room.
+        first_chunks: how many there are at step 0.
+        refresh_every: steps between two new chunks.
+        device: where the chunks are kept.
     """
 
     def __init__(
         self,
-        source: Callable[[int, int, Generator], BankPart],
+        source: Callable[[int, int, Generator], BankChunk],
         seed: int,
-        parts: int,
-        first_parts: int,
+        chunks: int,
+        first_chunks: int,
         refresh_every: int,
         device: torch.device | str = "cpu",
     ) -> None:
         self._source = source
         self._seed = seed
-        self._slots = max(parts, first_parts)
-        self._first_parts = first_parts
+        self._slots = max(chunks, first_chunks)
+        self._first_chunks = first_chunks
         self._refresh_every = refresh_every
         self._device = torch.device(device)
         self._numbers: dict[int, int] = {}
@@ -88,20 +88,20 @@ class TargetBank:
         self._points: PointTargets | None = None
 
     def wanted(self, step: int) -> range:
-        """Numbers of the parts that the bank holds at a step."""
-        newest = self._first_parts + step // self._refresh_every
+        """Numbers of the chunks that the bank holds at a step."""
+        newest = self._first_chunks + step // self._refresh_every
         return range(max(0, newest - self._slots), newest)
 
     def advance(self, step: int) -> int:
-        """Ask for the parts that are missing at this step; returns how many there were."""
+        """Query the chunks that are missing at this step; returns how many there were."""
         missing = [number for number in self.wanted(step) if self._numbers.get(number % self._slots) != number]
         for number in missing:
             generator = seeded_generator(self._device, self._seed, number)
             slot = number % self._slots
-            part = self._source(number, slot, generator)
-            self._rays = _store(self._rays, part.rays, slot, self._slots)
-            if part.points is not None:
-                self._points = _store(self._points, part.points, slot, self._slots)
+            chunk = self._source(number, slot, generator)
+            self._rays = _store(self._rays, chunk.rays, slot, self._slots)
+            if chunk.points is not None:
+                self._points = _store(self._points, chunk.points, slot, self._slots)
             self._numbers[slot] = number
         return len(missing)
 
@@ -137,16 +137,16 @@ def take(record: Record, index: Tensor) -> Record:
     return type(record)(**values)
 
 
-def _store(ring: Record | None, part: Record, slot: int, slots: int) -> Record:
-    """Copy a part into its slot; the first part says how large the ring is."""
+def _store(ring: Record | None, chunk: Record, slot: int, slots: int) -> Record:
+    """Copy a chunk into its slot; the first chunk says how large the ring is."""
     if ring is None:
         sized = {
             name: value if value is None else value.new_zeros(slots * len(value), value.shape[1])
-            for name, value in _items(part)
+            for name, value in _items(chunk)
         }
-        ring = type(part)(**sized)
+        ring = type(chunk)(**sized)
     target = dict(_items(ring))
-    for name, value in _items(part):
+    for name, value in _items(chunk):
         if value is not None:
             target[name][slot * len(value) : (slot + 1) * len(value)] = value
     return ring

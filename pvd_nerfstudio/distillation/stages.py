@@ -26,7 +26,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of the schedule, with its losses."""
+    """One stage of the schedule, with its losses."""
 
     name: Literal["features", "points", "pixels"]
     weights: LossWeights
@@ -73,20 +73,21 @@ class DistillationConfig:
     """Rays that a step draws from the bank; -1: what the student prefers, or the preset's."""
     whole_rays: float = -1
     """Share of those rays that are sampled over their whole length, not only where the teacher shows something."""
-    rays_per_part: int = -1
-    """Rays that the teacher is asked about at a time."""
-    points_per_part: int = -1
+    rays_per_chunk: int = -1
+    """Rays of one chunk: the teacher is queried for all of them at once."""
+    points_per_chunk: int = -1
     """Points kept of those rays' samples."""
-    parts: int = -1
-    """Parts that the bank holds."""
-    first_parts: int = -1
-    """Parts that the teacher fills before the first step."""
+    chunks: int = -1
+    """Chunks that the bank holds."""
+    first_chunks: int = -1
+    """Chunks that the teacher fills before the first step."""
     refresh_every: int = -1
-    """Steps between two new parts; -1: what the student prefers, or the preset's."""
+    """Steps between two new chunks; -1: what the student prefers, or the preset's."""
     empty_share: float = -1
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
-    photographs: bool = False
-    """Whether rays of the training cameras learn the photographs' pixels, and only made-up views the teacher's."""
+    training_images: bool = False
+    """Whether rays of the training cameras learn the pixels of the training images, and only pseudo views the
+    teacher's."""
     insists_on_features: tyro.conf.Suppress[bool] = False
     """Whether the feature loss was asked for by name, not by a preset."""
 
@@ -158,10 +159,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "points_per_step": 8192,
         "rays_per_step": 1024,
         "whole_rays": 0.1,
-        "rays_per_part": 4096,
-        "points_per_part": 32768,
-        "parts": 128,
-        "first_parts": 16,
+        "rays_per_chunk": 4096,
+        "points_per_chunk": 32768,
+        "chunks": 128,
+        "first_chunks": 16,
         "refresh_every": 48,
         "empty_share": 0.2,
     },
@@ -179,10 +180,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "points_per_step": 32768,
         "rays_per_step": 4096,
         "whole_rays": 1.0,
-        "rays_per_part": 4096,
-        "points_per_part": 32768,
-        "parts": 1,
-        "first_parts": 1,
+        "rays_per_chunk": 4096,
+        "points_per_chunk": 32768,
+        "chunks": 1,
+        "first_chunks": 1,
         "refresh_every": 1,
         "empty_share": 1.0,
     },

@@ -1,6 +1,6 @@
-"""Where the parts of the bank come from: the teacher's field, its pictures alone, or photographs.
+"""Where the chunks of the bank come from: the teacher's field, its renderings alone, or training images.
 
-Active learning decides here which views enter and which of their samples become points: now and then a new part is
+Active learning decides here which views enter and which of their samples become points: now and then a new chunk is
 shown to the student too, once, and what it gets wrong is noted.
 """
 
@@ -13,39 +13,39 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.data.views import Viewpoints
-from pvd_nerfstudio.distillation.active.levels import ActiveLearning, PartNotes
-from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, seeded_generator
+from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ChunkNotes
+from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, seeded_generator
 from pvd_nerfstudio.distillation.losses import pixel_errors
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.student.fields.base import to_density
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
-from pvd_nerfstudio.teacher.pixels import ask_for_pixels
-from pvd_nerfstudio.teacher.targets import Rendered, SharedSamples, ask, keep
+from pvd_nerfstudio.teacher.pixels import query_pixels
+from pvd_nerfstudio.teacher.targets import Rendered, SharedSamples, keep, query_rays
 
 RAYS_OF_A_VIEW = 4
 """Fewer say too little about a view."""
 TRY_EVERY = 4
-"""The student tries itself on every so manyth new part: on each it would cost a quarter of the training."""
+"""The student tries itself on every so manyth new chunk: on each it would cost a quarter of the training."""
 
 
 @dataclass
 class Attempt:
-    """The student on the rays of a part that it has not learned from yet."""
+    """The student on the rays of a chunk that it has not learned from yet."""
 
     weights: Float[Tensor, "samples 1"]
     errors: Float[Tensor, "rays"]
 
 
-class PartSource:
-    """Makes the parts.
+class ChunkSource:
+    """Makes the chunks.
 
     Args:
-        teacher: who is asked; None: photographs are read.
+        teacher: who is queried; None: training images are read.
         student: who learns.
         data: gives views.
-        method: sizes of a part.
+        method: sizes of a chunk.
         active: what the levels know.
         seed: of the run.
     """
@@ -62,36 +62,36 @@ class PartSource:
         self._teacher, self._student, self._data = teacher, student, data
         self._method, self._active, self._seed = method, active, seed
 
-    def __call__(self, number: int, slot: int, generator: Generator) -> BankPart:
-        """The part of a number, for a slot of the bank."""
+    def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
+        """The chunk of a number, for a slot of the bank."""
         notes = self._active.notes(slot, number)
         is_new = notes is None
-        notes = notes or PartNotes(number, self._hard_poses(number))
-        is_tried = is_new and number >= self._method.first_parts and number % TRY_EVERY == 0
-        part, errors = self._ask(notes, is_tried, generator)
+        notes = notes or ChunkNotes(number, self._hard_poses(number))
+        is_tried = is_new and number >= self._method.first_chunks and number % TRY_EVERY == 0
+        chunk, errors = self._query(notes, is_tried, generator)
         if is_new:
             self._active.note(slot, notes)
-            size = self._method.rays_per_part
+            size = self._method.rays_per_chunk
             self._active.replace_rays(slot * size, (slot + 1) * size, errors)
-        return part
+        return chunk
 
-    def _ask(self, notes: PartNotes, try_student: bool, generator: Generator) -> tuple[BankPart, Tensor | None]:
-        """A part, and the student's errors on its rays if it was to try itself and a level wants to know."""
-        teacher, count = self._teacher, self._method.rays_per_part
+    def _query(self, notes: ChunkNotes, try_student: bool, generator: Generator) -> tuple[BankChunk, Tensor | None]:
+        """A chunk, and the student's errors on its rays if it was to try itself and a level wants to know."""
+        teacher, count = self._teacher, self._method.rays_per_chunk
         if teacher is None:
-            return self._read_photographs(generator), None
+            return self._read_images(generator), None
         if not teacher.has_density:
-            return ask_for_pixels(teacher, self._shared, self._data.draw_views, count, generator), None
+            return query_pixels(teacher, self._shared, self._data.draw_views, count, generator), None
         views = self._data.viewpoints(notes.poses.to(generator.device), generator)
-        rays, rendered = ask(teacher, self._shared, views.rays, count, generator)
+        rays, rendered = query_rays(teacher, self._shared, views.rays, count, generator)
         attempt = self._attempt(rays, rendered) if try_student and self._active.config.on else None
         chosen = self._choose(rendered, attempt, notes, generator)
-        part = keep(rays, rendered, chosen, self._shared.spacing, self._method.feature_weight > 0)
-        if self._method.photographs:
-            self._show_photographs(part.rays, rays, len(views.poses))
+        chunk = keep(rays, rendered, chosen, self._shared.spacing, self._method.feature_weight > 0)
+        if self._method.training_images:
+            self._set_training_images(chunk.rays, rays, len(views.poses))
         if attempt is not None and self._active.config.poses:
-            self._offer(views, rays, attempt)
-        return part, None if attempt is None else attempt.errors
+            self._report_views(views, rays, attempt)
+        return chunk, None if attempt is None else attempt.errors
 
     @property
     def _shared(self) -> SharedSamples:
@@ -100,9 +100,9 @@ class PartSource:
 
     def _hard_poses(self, number: int) -> Float[Tensor, "views 3 4"]:
         generator = seeded_generator(self._student.device, self._seed + 2, number)
-        return self._active.hard_poses(self._data.config.pseudo_views_per_part, generator)
+        return self._active.hard_poses(self._data.config.pseudo_views_per_chunk, generator)
 
-    def _choose(self, rendered: Rendered, attempt: Attempt | None, notes: PartNotes, generator: Generator) -> Tensor:
+    def _choose(self, rendered: Rendered, attempt: Attempt | None, notes: ChunkNotes, generator: Generator) -> Tensor:
         """Which samples become points; noted where the student had a say."""
         if notes.points is not None:
             return notes.points.to(generator.device).long()
@@ -112,14 +112,14 @@ class PartSource:
             rendered.samples.ray_indices,
             self._method.empty_share,
         )
-        chosen = torch.multinomial(probability, self._method.points_per_part, replacement=True, generator=generator)
+        chosen = torch.multinomial(probability, self._method.points_per_chunk, replacement=True, generator=generator)
         if attempt is not None and self._active.config.points:
             notes.points = chosen.int().cpu()
         return chosen
 
     @torch.no_grad()
     def _attempt(self, rays: RayBundle, rendered: Rendered) -> Attempt:
-        """The student's picture of the same samples."""
+        """The student's rendering of the same samples."""
         samples, count = rendered.samples, len(rendered.rgb)
         log_density, colors = self._student.answer(rendered.positions, rendered.directions)
         index, density = samples.ray_indices, to_density(log_density)
@@ -131,8 +131,8 @@ class PartSource:
             opacity = torch.ones_like(opacity)
         return Attempt(weights, pixel_errors(rgb, opacity, rendered.rgb, rendered.opacity))
 
-    def _offer(self, views: Viewpoints, rays: RayBundle, attempt: Attempt) -> None:
-        """Tell the pool of poses how the views of a part came out."""
+    def _report_views(self, views: Viewpoints, rays: RayBundle, attempt: Attempt) -> None:
+        """Tell the pool of poses how the views of a chunk came out."""
         assert rays.camera_indices is not None
         index, poses = rays.camera_indices[:, 0].cpu(), views.poses
         count = torch.bincount(index, minlength=len(poses))
@@ -140,8 +140,8 @@ class PartSource:
         enough = count >= RAYS_OF_A_VIEW
         self._active.poses.offer(poses.cpu()[enough], errors[enough].float())
 
-    def _show_photographs(self, targets: RayTargets, rays: RayBundle, num_views: int) -> None:
-        """On the rays of the training cameras, which are the last views, the photographs' pixels for the teacher's.
+    def _set_training_images(self, targets: RayTargets, rays: RayBundle, num_views: int) -> None:
+        """On the rays of the training cameras, which are the last views, the training images' pixels for the teacher's.
 
         Masked ones stay the teacher's.
         """
@@ -152,12 +152,12 @@ class PartSource:
         pixels = self._data.read_pixels(cameras[real], rays.metadata["pixels"][real])
         targets.rgb[real], targets.opacity[real] = _premultiplied(pixels)
 
-    def _read_photographs(self, generator: Generator) -> BankPart:
-        """Pixels of photographs alone."""
-        rays, pixels = self._data.draw_pixels(self._method.rays_per_part, generator)
+    def _read_images(self, generator: Generator) -> BankChunk:
+        """Pixels of training images alone."""
+        rays, pixels = self._data.draw_pixels(self._method.rays_per_chunk, generator)
         rgb, opacity = _premultiplied(pixels)
         start, end = torch.zeros_like(opacity), torch.full_like(opacity, torch.inf)
-        return BankPart(RayTargets(rays.origins, rays.directions, rgb, opacity, start, end), None)
+        return BankChunk(RayTargets(rays.origins, rays.directions, rgb, opacity, start, end), None)
 
 
 def _premultiplied(pixels: Float[Tensor, "rays channels"]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A teacher beside its student: its pictures, the difference, and where that is largest."""
+"""A teacher beside its student: its renderings, the difference, and where that is largest."""
 
 import copy
 from collections.abc import Collection
@@ -23,11 +23,11 @@ DIFFERENCE = f"difference (0 to {ERROR_SCALE})"
 RAYS_OF_A_VIEW = 400
 """Rays by which a view is judged."""
 SMALL = 40
-"""Longer side of a view by which a teacher is judged that shows pictures alone."""
+"""Longer side of a view by which a teacher is judged that shows renderings alone."""
 
 
 class Comparison:
-    """Pictures of both from the same camera.
+    """Renderings of both from the same camera.
 
     Args:
         teacher: the teacher.
@@ -38,8 +38,8 @@ class Comparison:
         self.teacher, self._student = teacher, student
 
     @torch.no_grad()
-    def picture(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """The teacher's picture of one camera; through the student's samples where the teacher has a density."""
+    def render(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
+        """The teacher's rendering of one camera; through the student's samples where the teacher has a density."""
         if not self.teacher.has_density:
             return show(self.teacher, camera, self._student.renderer_rgb, self._student.grid.contracted)
         rays = camera.to(self._student.device).generate_rays(camera_indices=0, keep_shape=True)
@@ -50,12 +50,12 @@ class Comparison:
     def outputs(
         self, camera: Cameras, rgb: Float[Tensor, "height width 3"], wanted: Collection[str]
     ) -> dict[str, Tensor]:
-        """The teacher's picture and the difference, each `[height, width, 3]`; black where neither is wanted."""
+        """The teacher's rendering and the difference, each `[height, width, 3]`; black where neither is wanted."""
         if TEACHER not in wanted and DIFFERENCE not in wanted:
             nothing = torch.zeros_like(rgb)
             return {TEACHER: nothing, DIFFERENCE: nothing}
-        picture = self.picture(camera).to(rgb)
-        return {TEACHER: picture, DIFFERENCE: difference(rgb, picture)}
+        image = self.render(camera).to(rgb)
+        return {TEACHER: image, DIFFERENCE: difference(rgb, image)}
 
     @torch.no_grad()
     def errors(self, cameras: Cameras) -> Float[Tensor, "views"]:
@@ -73,7 +73,7 @@ class Comparison:
         student = self._student
         if not self.teacher.has_density:
             camera.rescale_output_resolution(min(1.0, SMALL / max(int(camera.height), int(camera.width))))
-            theirs = self.picture(camera).flatten(0, 1)
+            theirs = self.render(camera).flatten(0, 1)
             rays = camera.to(student.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
         else:
             width, pixels = int(camera.width), int(camera.width) * int(camera.height)

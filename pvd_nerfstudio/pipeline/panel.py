@@ -147,7 +147,7 @@ class Panel(nn.Module):
             self._said.value = f"**Not loaded:** {_plain(error)}"
             return
         self._round = []
-        self._said.value = "Loaded: its pictures and the difference are among the outputs."
+        self._said.value = "Loaded: its renderings and the difference are among the outputs."
 
     def _next_hard_view(self, button: ViewerButton) -> None:
         """Move the camera to the next of the views that the student gets worst, and mark them all."""
@@ -171,7 +171,7 @@ class Panel(nn.Module):
             self._said.value = f"**No hard view:** {_plain(error)}"
 
     def _uncover(self, view: int) -> None:
-        """Hide the frustums of a view, nerfstudio's with its photograph and ours: from within they cover it."""
+        """Hide the frustums of a view, nerfstudio's with its image and ours: from within they cover it."""
         self._cover()
         there = [frustums.get(view) for frustums in (self.control.viewer.camera_handles, self._frustums)]
         self._hidden = [frustum for frustum in there if frustum is not None and frustum.visible]

@@ -1,11 +1,10 @@
-"""Who does what in a training step: the bank asks the teacher, the step draws from the bank, the stage weighs.
+"""Who does what in a training step: the bank queries the teacher, the step draws from the bank, the stage weighs.
 
 The whole method in one page; its parts are in `distillation/`.
 """
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,29 +13,29 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
-from pvd_nerfstudio.data.datamanager import DistillationDataManager, DistillationDataManagerConfig
+from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
 from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.projection import FeatureProjection
-from pvd_nerfstudio.distillation.stages import DistillationConfig, LossWeights, Stage
+from pvd_nerfstudio.distillation.stages import LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.pipeline.bank_source import PartSource
-from pvd_nerfstudio.pipeline.student import ComparedPipeline
+from pvd_nerfstudio.pipeline.bank_source import ChunkSource
+from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
+from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.rendering.space import stretch
-from pvd_nerfstudio.student.model import PointAnswers, StudentModelConfig
+from pvd_nerfstudio.student.model import PointAnswers
 from pvd_nerfstudio.teacher.adapters import point_samples
-from pvd_nerfstudio.teacher.capabilities import offers_table
+from pvd_nerfstudio.teacher.capabilities import capabilities_table
 from pvd_nerfstudio.teacher.check import (
     check_frame,
-    check_pictures,
+    check_renderings,
     drop_unseen,
     fill_grid,
     keep_frame,
@@ -51,38 +50,7 @@ PANEL_EVERY = 10
 """Steps between two changes of what the viewer's panel says."""
 
 
-@dataclass
-class DistillationPipelineConfig(VanillaPipelineConfig):
-    """A teacher, a student and how the one becomes the other."""
-
-    _target: type = field(default_factory=lambda: DistillationPipeline)
-    datamanager: DistillationDataManagerConfig = field(default_factory=DistillationDataManagerConfig)
-    """Where views come from."""
-    model: StudentModelConfig = field(default_factory=StudentModelConfig)
-    """The student."""
-    distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    """The method: stages, losses and bank."""
-    active: ActiveLearningConfig = field(default_factory=ActiveLearningConfig)
-    """Which views, rays and points are looked at most."""
-    teacher: Path | None = None
-    """The teacher's run; set it with --teacher-checkpoint."""
-    occupancy_threshold: float | None = None
-    """Opacity of one sample from which on a cell of the occupancy grid is kept; left out: 0.02, and 0.01 in contracted
-    space, where rays pass through more of what is thin."""
-    inherit_color_head: bool = True
-    """Start with the teacher's colour head where its shape fits."""
-    steps: int = 0
-    """Steps of the whole run, which the stages are shares of; --max-num-iterations sets it."""
-    seed: int = 0
-    """Seed of all that is drawn; --machine.seed sets it."""
-
-    @property
-    def threshold(self) -> float:
-        """The chosen `occupancy_threshold`."""
-        return self.occupancy_threshold or (0.01 if self.model.contracted else 0.02)
-
-
-class DistillationPipeline(ComparedPipeline):
+class DistillationPipeline(StudentPipeline):
     """Training: distillation from the teacher. Everything else: an ordinary pipeline that knows no teacher."""
 
     config: DistillationPipelineConfig
@@ -100,7 +68,7 @@ class DistillationPipeline(ComparedPipeline):
                 orbit.look_at(occupied_region(teacher), teacher.space.contracted)
         super().__init__(config, device, test_mode=test_mode, **kwargs)
         self._started = started
-        self.datamanager.keeps_alpha = not self.student.has_sky  # a sky is behind photographs' alpha too
+        self.datamanager.keeps_alpha = not self.student.has_sky  # a sky is behind images' alpha too
         self._local_rank = kwargs.get("local_rank", 0)
         self._rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         self._seed = config.seed + 100003 * self._rank
@@ -117,17 +85,19 @@ class DistillationPipeline(ComparedPipeline):
             return
         levels = config.active if teacher is not None else ActiveLearningConfig()
         self.add_panel(None if teacher is None else levels)
-        capacity = max(config.distillation.parts, config.distillation.first_parts) * config.distillation.rays_per_part
+        capacity = (
+            max(config.distillation.chunks, config.distillation.first_chunks) * config.distillation.rays_per_chunk
+        )
         self.active = ActiveLearning(levels, capacity, device)
         if teacher is not None:
             self._hand_over(teacher)
             return
-        if not self.datamanager.train_dataset.has_photographs:
+        if not self.datamanager.train_dataset.has_images:
             raise InputError(
-                "Both the teacher and the photographs are gone: there is nothing to learn from. Name a teacher "
-                "with --teacher-checkpoint, or the place of the photographs with --data."
+                "Both the teacher and the training images are gone: there is nothing to learn from. Name a teacher "
+                "with --teacher-checkpoint, or the place of the data set with --data."
             )
-        CONSOLE.print("[yellow]No teacher: training goes on from the photographs alone.")
+        CONSOLE.print("[yellow]No teacher: training goes on from the training images alone.")
 
     def _levels(self) -> ActiveLearning:
         """No property: the viewer reads them all, also where there is no training."""
@@ -160,7 +130,7 @@ class DistillationPipeline(ComparedPipeline):
         return outputs, loss_dict, metrics
 
     def stage(self, step: int) -> Stage:
-        """The stage of a step; pixels alone for a teacher without density and for a run resumed on photographs."""
+        """The stage of a step; pixels alone for a teacher without density and for a run resumed on training images."""
         if self._teacher is None or not self._teacher.has_density:
             return Stage("pixels", LossWeights(pixel=1.0))
         return self.config.distillation.stage(step / self.config.steps)
@@ -218,22 +188,24 @@ class DistillationPipeline(ComparedPipeline):
     def _hand_over(self, teacher: FrozenTeacher) -> None:
         """Check the teacher, and hand the student its occupancy grid and its colour head."""
         config, student, data = self.config, self.student, self.datamanager
-        if config.distillation.photographs and not (data.train_dataset.has_photographs and teacher.has_density):
-            lacking = "a teacher whose field can be asked" if not teacher.has_density else "the photographs, on disk"
-            raise InputError(f"--pipeline.distillation.photographs needs {lacking}. Leave it out.")
+        if config.distillation.training_images and not (data.train_dataset.has_images and teacher.has_density):
+            lacking = (
+                "a teacher whose field can be queried" if not teacher.has_density else "the training images, on disk"
+            )
+            raise InputError(f"--pipeline.distillation.training-images needs {lacking}. Leave it out.")
         if data.stands_in:
             keep_frame(teacher, data.train_dataparser_outputs)
         else:
             check_frame(teacher, data.train_dataparser_outputs)
         self._align_features(teacher)
-        self._print_offers(teacher)
+        self._print_capabilities(teacher)
         student.see_from(data.train_cameras)
         if teacher.has_density:
             fill_grid(student.grid, teacher, student.spacing, config.threshold)
             if student.grid.contracted:
                 drop_unseen(teacher, self._shared_samples, data.draw_rays, config.seed)
         else:
-            CONSOLE.print("The teacher has no field that answers at points: its pictures alone are distilled.")
+            CONSOLE.print("The teacher has no field that answers at points: its renderings alone are distilled.")
             if config.active.poses or config.active.points:
                 CONSOLE.print("Active learning of poses and points needs such a field: both are off.")
                 config.active.poses = config.active.points = False
@@ -241,17 +213,17 @@ class DistillationPipeline(ComparedPipeline):
             fill_grid_from_views(student.grid, teacher, data.draw_views)
         student.grow(0.0, teacher=self._point_answers)
         self._wrap()
-        self._check_pictures(teacher)
+        self._check_renderings(teacher)
         self.compare_with(teacher)
-        if not data.eval_dataset.has_photographs:
-            CONSOLE.print("[yellow]The photographs are missing: evaluation is against the teacher.")
+        if not data.eval_dataset.has_images:
+            CONSOLE.print("[yellow]The data set's images are missing: evaluation is against the teacher.")
         if config.inherit_color_head:
             student.inherit_color_head(teacher.color_head())
 
-    def _check_pictures(self, teacher: FrozenTeacher) -> None:
-        check_pictures(teacher, self._shared_samples, self.datamanager.eval_dataset, self.student.renderer_rgb)
+    def _check_renderings(self, teacher: FrozenTeacher) -> None:
+        check_renderings(teacher, self._shared_samples, self.datamanager.eval_dataset, self.student.renderer_rgb)
 
-    def _print_offers(self, teacher: FrozenTeacher) -> None:
+    def _print_capabilities(self, teacher: FrozenTeacher) -> None:
         method = self.config.distillation
         weights = {
             "features": method.feature_weight,
@@ -259,7 +231,7 @@ class DistillationPipeline(ComparedPipeline):
             "colour": method.color_weight,
             "pixels": method.pixel_weight,
         }
-        table = offers_table(
+        table = capabilities_table(
             teacher=teacher.run.config.method_name or "teacher",
             student=self.student.config.student,
             teacher_feature_dim=teacher.feature_dim,
@@ -335,13 +307,13 @@ class DistillationPipeline(ComparedPipeline):
         """The bank as it is at a step. It is made late: only after loading does a resumed run know its grid."""
         if self._bank is None:
             if step > 0:
-                CONSOLE.print(f"Asking again for what the bank held at step {step}.")
+                CONSOLE.print(f"Querying again what the bank held at step {step}.")
             method = self.config.distillation
             self._bank = TargetBank(
                 source=self._source(),
                 seed=self._seed,
-                parts=method.parts,
-                first_parts=method.first_parts,
+                chunks=method.chunks,
+                first_chunks=method.first_chunks,
                 refresh_every=method.refresh_every,
                 device=self.student.device,
             )
@@ -349,10 +321,10 @@ class DistillationPipeline(ComparedPipeline):
             self._pools = self._levels().summary()
         return self._bank
 
-    def _source(self) -> PartSource:
+    def _source(self) -> ChunkSource:
         """What the bank is filled from."""
         method, active = self.config.distillation, self._levels()
-        return PartSource(self._teacher, self.student, self.datamanager, method, active, self._seed)
+        return ChunkSource(self._teacher, self.student, self.datamanager, method, active, self._seed)
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -411,7 +383,7 @@ class DistillationPipeline(ComparedPipeline):
 
     @property
     def teacher_seconds(self) -> float:
-        """What asking the teacher has taken so far."""
+        """What querying the teacher has taken so far."""
         return 0.0 if self._teacher is None else self._teacher.seconds
 
     def _report_time(self, step: int) -> None:

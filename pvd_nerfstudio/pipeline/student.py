@@ -26,7 +26,7 @@ SOME = 8
 """Views by which that is judged."""
 
 
-class ComparedPipeline(VanillaPipeline):
+class StudentPipeline(VanillaPipeline):
     """A student that needs no teacher, and shows it where it is at hand."""
 
     config: Any
@@ -83,23 +83,23 @@ class ComparedPipeline(VanillaPipeline):
         if psnr < SAME_SCENE:
             raise InputError(
                 f"{teacher.run.config_path.parent} shows another scene than this student, or was another student's "
-                f"teacher: {psnr:.1f} dB between their pictures. The student's own teacher was {self.config.teacher}."
+                f"teacher: {psnr:.1f} dB between their renderings. The student's own teacher was {self.config.teacher}."
             )
         self.compare_with(teacher)
         self.panel.show({"Stage": self._trained}, errors)
 
     def compare_with(self, teacher: FrozenTeacher) -> None:
-        """Show a teacher's pictures beside the student's, in the viewer and in evaluation."""
+        """Show a teacher's renderings beside the student's, in the viewer and in evaluation."""
         comparison, data = Comparison(teacher, self.student), self.datamanager
         self.comparison = comparison
-        data.eval_dataloader.picture = data.fixed_indices_eval_dataloader.picture = comparison.picture
-        if not data.eval_dataset.has_photographs:
+        data.eval_dataloader.render = data.fixed_indices_eval_dataloader.render = comparison.render
+        if not data.eval_dataset.has_images:
             cameras = data.eval_dataset.cameras
-            data.eval_dataset.render = lambda view: comparison.picture(cameras[view : view + 1]).cpu()
+            data.eval_dataset.render = lambda view: comparison.render(cameras[view : view + 1]).cpu()
         self.student.beside = self._beside
 
     def _beside(self, camera: Cameras, rgb: Tensor) -> dict[str, Tensor]:
-        """The teacher's pictures for the viewer, and for it alone: `ns-eval` takes the time of the student."""
+        """The teacher's renderings for the viewer, and for it alone: `ns-eval` takes the time of the student."""
         assert self.comparison is not None
         return self.comparison.outputs(camera, rgb, self.panel.wanted()) if self.panel.is_shown else {}
 

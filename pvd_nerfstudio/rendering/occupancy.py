@@ -84,7 +84,7 @@ class OccupancyGrid(nn.Module):
     def fill(self, visible: VisibleFn, chunk: int = 1 << 17) -> None:
         """Mark each cell with something visible at one of its corners.
 
-        In a box, a grid of half the resolution comes first, grown by a cell; the full one is asked only inside it.
+        In a box, a grid of half the resolution comes first, grown by a cell; the full one is queried only inside it.
         """
         corners = None
         if not self.contracted:

@@ -64,7 +64,7 @@ class StudentModelConfig(StudentSizes):
     """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box; in
     contracted space 2 or, where cameras stand outside the unit box, as far as it reaches from them."""
     train_step_factor: float = 1.6
-    """How much longer samples are in training than in pictures: fewer of them, at random places."""
+    """How much longer samples are in training than in images: fewer of them, at random places."""
     near_plane: float | None = None
     """Distance at which rays start; left out: the teacher's."""
     far_plane: float | None = None
@@ -72,7 +72,7 @@ class StudentModelConfig(StudentSizes):
     contracted: bool | None = None
     """Whether space outside the unit box is contracted; left out: as the teacher's."""
     background_color: Literal["white", "black", "random", "last_sample"] | None = None
-    """Colour where nothing is hit; left out: the teacher's. random: black in pictures, as in nerfstudio. last_sample:
+    """Colour where nothing is hit; left out: the teacher's. random: black in images, as in nerfstudio. last_sample:
     what the field shows at the far plane, in contracted space alone."""
     enable_collider: bool = False
     """Not used: near_plane and far_plane bound the rays."""
@@ -100,7 +100,7 @@ class StudentModelConfig(StudentSizes):
         return {name: getattr(self, name) for name in self.chosen.composed_of}
 
     def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
-        """How long samples are in pictures of a scene."""
+        """How long samples are in images of a scene."""
         length = 2 * math.sqrt(3) / 200 if self.contracted else float((aabb[1] - aabb[0]).norm()) / 400
         bend = BEND if self.contracted else math.inf
         return Spacing(self.render_step_size or length, self.disparity_from or bend)
@@ -111,7 +111,7 @@ class StudentModel(Model):
 
     config: StudentModelConfig
     beside: Callable[[Cameras, Tensor], dict[str, Tensor]] | None = None
-    """Gives further pictures from a camera, beside the student's own; set while a teacher is at hand."""
+    """Gives further images from a camera, beside the student's own; set while a teacher is at hand."""
     field: StudentField
 
     def populate_modules(self) -> None:
@@ -226,7 +226,7 @@ class StudentModel(Model):
         return samples
 
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
-        """Pictures from a camera, each `[height, width, channels]`; with the teacher's while it is at hand."""
+        """Images from a camera, each `[height, width, channels]`; with the teacher's while it is at hand."""
         outputs = super().get_outputs_for_camera(camera, obb_box)
         return outputs if self.beside is None else outputs | self.beside(camera, outputs["rgb"])
 
@@ -247,13 +247,13 @@ class StudentModel(Model):
         middle = (samples.starts + samples.ends) / 2
         depth = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
         far = rays.fars if rays.fars is not None else torch.full_like(depth, self.far)
-        picture = self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays)
-        if self.has_sky:  # the picture is over black so far, or over the colour that a viewer's crop box asks for
+        image = self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays)
+        if self.has_sky:  # the image is over black so far, or over the colour that a viewer's crop box asks for
             behind = (1 - accumulation) * self.sky(rays.origins, rays.directions)
             premultiplied = premultiplied + behind
-            picture = picture + behind if renderers.BACKGROUND_COLOR_OVERRIDE is None else picture
+            image = image + behind if renderers.BACKGROUND_COLOR_OVERRIDE is None else image
         outputs = {
-            "rgb": picture,
+            "rgb": image,
             "accumulation": accumulation,
             "depth": torch.where(accumulation > 1e-3, depth, far),  # noqa: PLR2004
         }
@@ -272,7 +272,7 @@ class StudentModel(Model):
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
         """Straight colour and opacity: the background is taken out again, so that exports leave it out.
 
-        A sky belongs to the picture and is opaque, as nerfacto's is.
+        A sky belongs to the image and is opaque, as nerfacto's is.
         """
         opacity, rgb = outputs["accumulation"], outputs[output_name]
         if self.has_sky:
@@ -298,21 +298,21 @@ class StudentModel(Model):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """nerfstudio's metrics and pictures of one view: photograph beside rendering, opacity, depth.
+        """nerfstudio's metrics and images of one view: ground truth beside rendering, opacity, depth.
 
-        With the teacher's picture in the batch, that stands in the middle and is compared with too.
+        With the teacher's rendering in the batch, that stands in the middle and is compared with too.
         """
-        photograph = self.renderer_rgb.blend_background(batch["image"].to(self.device))
+        truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
         rgb = outputs["rgb"]
         images = {
-            "img": torch.cat([photograph, rgb], dim=1),
+            "img": torch.cat([truth, rgb], dim=1),
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
-        metrics = image_metrics(rgb, photograph, batch.get("mask"))
+        metrics = image_metrics(rgb, truth, batch.get("mask"))
         if "teacher" in batch:
             teacher = batch["teacher"].to(rgb)
-            images["img"] = torch.cat([photograph, teacher, rgb], dim=1)
+            images["img"] = torch.cat([truth, teacher, rgb], dim=1)
             metrics |= {f"{name}_teacher": value for name, value in image_metrics(rgb, teacher).items()}
         return metrics, images
 
@@ -330,7 +330,7 @@ class StudentModel(Model):
 
 
 def image_metrics(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, float]:
-    """PSNR, SSIM and, where its weights are on disk, LPIPS of two pictures `[height, width, 3]`.
+    """PSNR, SSIM and, where its weights are on disk, LPIPS of two images `[height, width, 3]`.
 
     Where a mask `[height, width]` or `[height, width, 1]` is false, both count as alike, and not at all for the PSNR;
     one that is false everywhere is left out.

@@ -1,7 +1,7 @@
 """One small adapter for each family of nerfstudio models.
 
-An adapter says how the family is asked: which space it lives in, what its field answers at samples, and which of its
-weights a student can take over. A new family is a class here and a row in `ADAPTERS`; a family without a row is asked
+An adapter says how the family is queried: which space it lives in, what its field answers at samples, and which of its
+weights a student can take over. A new family is a class here and a row in `ADAPTERS`; a family without a row is queried
 through `Field.forward`, the common denominator of nerfstudio's fields.
 """
 
@@ -53,7 +53,7 @@ class FieldAdapter:
 
     @property
     def field(self) -> Field:
-        """The field that the picture is made of."""
+        """The field that the image is made of."""
         return self.model.field
 
     @property
@@ -91,7 +91,7 @@ class FieldAdapter:
     def around(
         self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
     ) -> RaySamples:
-        """World positions as the samples that the family can be asked about: points, or balls as large as `extent`."""
+        """World positions as the samples that the family can answer: points, or balls as large as `extent`."""
         del extent
         return point_samples(positions, directions)
 
@@ -256,7 +256,7 @@ class GenericAdapter(FieldAdapter):
 
     @property
     def answers(self) -> bool:
-        """Whether the field can be asked."""
+        """Whether the field can be queried."""
         if not isinstance(self.field, Field):
             return False
         points = torch.zeros(2, 3, device=self.model.device)

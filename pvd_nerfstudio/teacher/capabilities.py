@@ -5,7 +5,7 @@ from collections.abc import Collection
 from rich.table import Table
 
 
-def offers_table(
+def capabilities_table(
     teacher: str,
     student: str,
     teacher_feature_dim: int | None,
@@ -20,7 +20,7 @@ def offers_table(
         student: name of the student's architecture.
         teacher_feature_dim: width of the teacher's feature vector; None: it has none.
         student_feature_dim: width of the student's; None: it has none.
-        has_density: whether density and colour can be asked for at points; otherwise there are only pixels.
+        has_density: whether density and colour can be queried at points; otherwise there are only pixels.
         wanted: the rows (features, density, colour, pixels) whose losses have a weight.
     """
     table = Table("", f"{teacher} offers", f"{student} uses")

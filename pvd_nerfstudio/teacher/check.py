@@ -28,7 +28,7 @@ GAP = 0.2
 BROKEN = 20.0
 """dB under which a teacher does not show its scene."""
 ALIKE = 35.0
-"""dB between both renderings that count as the same where no photograph can tell."""
+"""dB between both renderings that count as the same where no ground truth can tell."""
 SEEN_RAYS = 1 << 14
 """Rays by which cells are found that can be seen."""
 RAYS_AT_ONCE = 1 << 10
@@ -70,7 +70,7 @@ def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
 
 
 def keep_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
-    """Give made-up views the teacher's frame, which the student's run then records as its own."""
+    """Give pseudo views the teacher's frame, which the student's run then records as its own."""
     path = teacher.run.config_path.parent / "dataparser_transforms.json"
     if path.is_file():
         frame = json.loads(path.read_text("utf8"))
@@ -92,7 +92,7 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, thr
     if not grid.occupied.any():
         raise InputError(
             f"The teacher {teacher.run.checkpoint_path} has no density anywhere in its scene box "
-            f"{_rounded(teacher.aabb)}: its pictures are background. Look at it with ns-viewer; "
+            f"{_rounded(teacher.aabb)}: its renderings are background. Look at it with ns-viewer; "
             "its training has probably collapsed."
         )
     CONSOLE.print(f"Occupancy grid: {grid.resolution}^3 cells, {grid.share:.1%} occupied.")
@@ -109,7 +109,7 @@ def _visible_to(teacher: FrozenTeacher, grid: OccupancyGrid, spacing: Spacing, t
 
 
 def occupied_region(teacher: FrozenTeacher) -> Box | None:
-    """Smallest box around what a teacher shows in its scene box; None where it cannot be asked."""
+    """Smallest box around what a teacher shows in its scene box; None where it cannot be queried."""
     if not teacher.has_density:
         return None
     diagonal = float((teacher.aabb[1] - teacher.aabb[0]).norm())
@@ -128,7 +128,7 @@ def drop_unseen(
     """Drop the cells that no ray shows: most of contracted space is filled with what nobody ever sees.
 
     Args:
-        teacher: who is asked.
+        teacher: who is queried.
         shared: whose grid it is.
         draw_rays: gives any number of rays into the scene.
         seed: of their choice.
@@ -157,20 +157,20 @@ def drop_unseen(
 
 @dataclass
 class _View:
-    """Some pixels of one view: as the teacher renders them itself, through the shared samples, in the photograph."""
+    """Some pixels of one view: as the teacher renders them itself, through the shared samples, and the data set's."""
 
     native: Tensor | None
     shared: Tensor | None
-    photograph: Tensor | None
+    image: Tensor | None
 
 
-def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, renderer: RGBRenderer) -> None:
+def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, renderer: RGBRenderer) -> None:
     """Print how well the teacher shows its scene, natively and through the shared samples; warn where it does not.
 
     Args:
         teacher: the teacher.
         shared: the samples of teacher and student.
-        dataset: evaluation views, with photographs or without.
+        dataset: evaluation views, with images on disk or without.
         renderer: says what the student shows where nothing is hit.
     """
     views = [_view(teacher, shared, dataset, index, renderer) for index in sorted({0, len(dataset) // 2})]
@@ -182,20 +182,20 @@ def check_pictures(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, 
     elif native is None:
         said.append("its own samples need CUDA, so only the shared ones are looked at")
     if truth is None:
-        said.append("there are no photographs to compare it with")
+        said.append("there are no images on disk to compare it with")
     else:
-        against = " and ".join(f"{_psnr(picture, truth):.2f} dB" for picture in (native, own) if picture is not None)
-        said.append(f"{against} against the photographs")
+        against = " and ".join(f"{_psnr(image, truth):.2f} dB" for image in (native, own) if image is not None)
+        said.append(f"{against} against the data set's images")
     CONSOLE.print(f"Teacher on {len(views)} views: {'; '.join(said)}.")
     if truth is None:
         if native is not None and own is not None and _psnr(own, native) < ALIKE:
             _warn(f"The shared samples do not show what the teacher shows. {_advice(teacher, shared)}")
         return
-    best = max(_psnr(picture, truth) for picture in (native, own) if picture is not None)
+    best = max(_psnr(image, truth) for image in (native, own) if image is not None)
     with_own = best if native is None else _psnr(native, truth)
     if with_own < BROKEN:
         _warn(
-            f"The teacher looks broken: {with_own:.1f} dB against its own photographs. Look at its pictures "
+            f"The teacher looks broken: {with_own:.1f} dB against its own training images. Look at its renderings "
             "(ns-viewer, ns-render) before you distil it: collapsed colours, a wrong background colour and data that "
             "is not its own are the usual reasons."
         )
@@ -208,18 +208,18 @@ def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: in
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
     seen = counted_pixels(dataset.mask(index), len(rays))
     chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
-    native = own = photograph = None
+    native = own = image = None
     if not teacher.has_density:
         shown = look(teacher, camera, shared.grid.contracted)
-        native, own = shown.picture[chosen], shown.over(renderer)[chosen]
+        native, own = shown.rendering[chosen], shown.over(renderer)[chosen]
     else:
         own = render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer)
         if teacher.renders_natively:
             native = teacher.render_rays(rays[chosen])
-    if dataset.has_photographs:
+    if dataset.has_images:
         image = dataset.get_image_float32(index).to(teacher.device)
-        photograph = renderer.blend_background(image).flatten(0, 1)[chosen]
-    return _View(native, own, photograph)
+        image = renderer.blend_background(image).flatten(0, 1)[chosen]
+    return _View(native, own, image)
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

@@ -29,7 +29,7 @@ from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state
 
 
 class FrozenTeacher:
-    """A teacher that can be asked, and keeps count of the time that it takes.
+    """A teacher that can be queried, and keeps count of the time that it takes.
 
     Not an `nn.Module` on purpose: a registered teacher would be switched to training mode and saved in every
     checkpoint of its student.
@@ -73,7 +73,7 @@ class FrozenTeacher:
 
     @property
     def has_density(self) -> bool:
-        """Whether density and colour can be asked for anywhere in space; otherwise there are only pixels."""
+        """Whether density and colour can be queried anywhere in space; otherwise there are only pixels."""
         return self._has_density
 
     @cached_property
@@ -132,15 +132,15 @@ class FrozenTeacher:
             return torch.cat([part.log_density for part in parts]), torch.cat([part.rgb for part in parts])
 
     def render_rays(self, rays: RayBundle, chunk: int = 1024) -> Float[Tensor, "rays 3"]:
-        """The teacher's own picture of rays, with its own samples; needs `renders_natively` and rays to render."""
+        """The teacher's own rendering of rays, with its own samples; needs `renders_natively` and rays to render."""
         assert self.renders_natively, "this teacher cannot render with its own samples here"
         with self._asked():
-            return torch.cat([picture_of(self.model(rays[i : i + chunk])) for i in range(0, len(rays), chunk)])
+            return torch.cat([image_of(self.model(rays[i : i + chunk])) for i in range(0, len(rays), chunk)])
 
     def render(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """The teacher's own picture of one camera."""
+        """The teacher's own rendering of one camera."""
         if not self.has_density:
-            return picture_of(self.outputs_for(camera))
+            return image_of(self.outputs_for(camera))
         rays = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True)
         return self.render_rays(rays.flatten()).view(*rays.shape, 3)
 
@@ -149,7 +149,7 @@ class FrozenTeacher:
         with self._asked():
             try:
                 return self.model.get_outputs_for_camera(camera.to(self.device))
-            except IOChangeException:  # the viewer wants another picture
+            except IOChangeException:  # the viewer wants another image
                 raise
             except Exception as error:  # any method, which may need what is not here
                 raise InputError(
@@ -169,8 +169,8 @@ class FrozenTeacher:
         self.seconds += time.perf_counter() - start
 
 
-def picture_of(outputs: dict[str, Any]) -> Tensor:
-    """The picture among a model's outputs: coarse-to-fine models call it `rgb_fine`."""
+def image_of(outputs: dict[str, Any]) -> Tensor:
+    """The image among a model's outputs: coarse-to-fine models call it `rgb_fine`."""
     return outputs["rgb"] if "rgb" in outputs else outputs["rgb_fine"]
 
 

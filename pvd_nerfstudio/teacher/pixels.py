@@ -1,4 +1,4 @@
-"""Teachers without a field that can be asked (Gaussians, surfaces): what their pictures alone say.
+"""Teachers without a field that can be queried (Gaussians, surfaces): what their renderings alone say.
 
 One path serves them all, `Model.get_outputs_for_camera`: colour, opacity (`accumulation`; 1 where there is none) and
 depth. Depth stands in for density: it says which cells are occupied, and which part of a ray matters.
@@ -21,11 +21,11 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from pvd_nerfstudio.distillation.bank import BankPart, RayTargets, take
+from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, take
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import to_unit
-from pvd_nerfstudio.teacher.frozen import FrozenTeacher, picture_of
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher, image_of
 from pvd_nerfstudio.teacher.targets import SharedSamples, blend
 
 DrawViews = Callable[[int, Generator], list[Cameras]]
@@ -38,7 +38,7 @@ GRID_VIEWS = 64
 GRID_SIZE = 200
 """Longer side of those views in pixels; larger ones are scaled down."""
 WINDOWS = 16
-"""Pieces of views that are rendered at a time, in full resolution, for the bank."""
+"""Windows of views that are rendered at a time, in full resolution, for the bank."""
 SPARE = 4
 """Pixels rendered for each that is kept: neighbours are alike, and some miss the scene."""
 _Z_DEPTH = {"SurfaceModel", "SplatfactoModel"}
@@ -54,7 +54,7 @@ class Seen:
     rgb: Float[Tensor, "pixels 3"]
     """Premultiplied with the opacity."""
     opacity: Float[Tensor, "pixels 1"]
-    picture: Float[Tensor, "pixels 3"]
+    rendering: Float[Tensor, "pixels 3"]
     """As the teacher shows it, whatever lies behind the scene included."""
     distance: Float[Tensor, "pixels 1"]
     """Along the ray to what is seen, in world units; infinite where nothing is."""
@@ -78,7 +78,7 @@ def look(teacher: FrozenTeacher, camera: Cameras, contracted: bool = False) -> S
     camera = camera.to(teacher.device)
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
     outputs = {name: value.flatten(0, 1) for name, value in teacher.outputs_for(camera).items() if value.dim() > 1}
-    rgb, opacity = picture_of(outputs), outputs.get("accumulation", outputs.get("accumulation_fine"))
+    rgb, opacity = image_of(outputs), outputs.get("accumulation", outputs.get("accumulation_fine"))
     if opacity is None or _fills_background(teacher):
         opacity = torch.ones_like(rgb[:, :1])
     background = outputs.get("background")
@@ -101,7 +101,7 @@ def look(teacher: FrozenTeacher, camera: Cameras, contracted: bool = False) -> S
         directions=rays.directions,
         rgb=premultiplied.masked_fill(outside, 0.0),
         opacity=opacity.masked_fill(outside, 0.0),
-        picture=rgb,
+        rendering=rgb,
         distance=distance.masked_fill(outside | ~seen, torch.inf),
     )
 
@@ -109,7 +109,7 @@ def look(teacher: FrozenTeacher, camera: Cameras, contracted: bool = False) -> S
 def show(
     teacher: FrozenTeacher, camera: Cameras, renderer: RGBRenderer, contracted: bool = False
 ) -> Float[Tensor, "height width 3"]:
-    """The picture of one camera as it can be distilled (see `look`), over the background of a renderer."""
+    """The image of one camera as it can be distilled (see `look`), over the background of a renderer."""
     return look(teacher, camera, contracted).over(renderer).view(int(camera.height), int(camera.width), 3)
 
 
@@ -140,24 +140,24 @@ def fill_grid_from_views(grid: OccupancyGrid, teacher: FrozenTeacher, draw_views
     CONSOLE.print(f"Occupancy grid from the depth of {GRID_VIEWS} views: {grid.share:.1%} occupied.")
 
 
-def ask_for_pixels(
+def query_pixels(
     teacher: FrozenTeacher,
     shared: SharedSamples,
     draw_views: DrawViews,
-    rays_per_part: int,
+    rays_per_chunk: int,
     generator: Generator,
-) -> BankPart:
-    """One part of the bank: pixels of random pieces of views, and no points.
+) -> BankChunk:
+    """One chunk of the bank: pixels of random pieces of views, and no points.
 
     Args:
-        teacher: who is asked.
+        teacher: who is queried.
         shared: the samples; rays that miss all occupied cells say nothing and are left out.
         draw_views: gives cameras.
-        rays_per_part: rays in the part.
+        rays_per_chunk: rays in the chunk.
         generator: of all randomness.
     """
     kept: list[RayTargets] = []
-    found, side = 0, math.ceil(math.sqrt(SPARE * rays_per_part / WINDOWS))
+    found, side = 0, math.ceil(math.sqrt(SPARE * rays_per_chunk / WINDOWS))
     for _ in range(50):
         for camera in draw_views(WINDOWS, generator):
             seen = look(teacher, _window(camera, side, generator), shared.grid.contracted)
@@ -174,10 +174,10 @@ def ask_for_pixels(
             )
             kept.append(take(targets, index))
             found += len(index)
-        if found >= rays_per_part:
+        if found >= rays_per_chunk:
             together = RayTargets(*(torch.cat(parts) for parts in zip(*(vars(part).values() for part in kept))))
-            chosen = torch.randperm(found, generator=generator, device=generator.device)[:rays_per_part]
-            return BankPart(rays=take(together, chosen), points=None)
+            chosen = torch.randperm(found, generator=generator, device=generator.device)[:rays_per_chunk]
+            return BankChunk(rays=take(together, chosen), points=None)
     raise InputError("The cameras hardly see the teacher's occupied space. Does --data belong to the teacher's scene?")
 
 
@@ -189,7 +189,7 @@ def _margin(shared: SharedSamples, distance: Float[Tensor, "pixels 1"]) -> Float
 
 
 def _fills_background(teacher: FrozenTeacher) -> bool:
-    """Whether what shows behind the scene is the teacher's own picture and not one colour."""
+    """Whether what shows behind the scene is the teacher's own rendering and not one colour."""
     return teacher.space.background == "last_sample" or (
         getattr(teacher.model.config, "background_model", "none") != "none"
     )

@@ -1,4 +1,4 @@
-"""Rays in, a part of the bank out: march through the grid, ask the teacher, composite, keep what matters."""
+"""Rays in, a chunk of the bank out: march through the grid, query the teacher, composite, keep what matters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.views import concatenate
-from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets
+from pvd_nerfstudio.distillation.bank import BankChunk, PointTargets, RayTargets
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
@@ -66,7 +66,7 @@ def blend(
 
 
 def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundle, shift: Tensor | float) -> Rendered:
-    """The teacher's picture of rays through the shared samples."""
+    """The teacher's rendering of rays through the shared samples."""
     origins, directions, count = rays.origins, rays.directions, len(rays)
     samples = shared.march(origins, directions, shift)
     rgb, opacity = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
@@ -78,14 +78,14 @@ def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundl
         answer = Answer(nothing, origins.new_zeros(0, 3), None)
         return Rendered(samples, origins[:0], origins[:0], answer, nothing, rgb, opacity)
     positions = samples.positions(origins, directions)
-    asked = _ray_samples(samples, rays)
-    answer = teacher.query(asked)
+    ray_samples = _ray_samples(samples, rays)
+    answer = teacher.query(ray_samples)
     lengths = samples.ends - samples.starts
     weights = render_weights(answer.log_density.exp(), lengths, samples.ray_indices, count)
     covered = accumulate(weights, None, samples.ray_indices, count)
     rgb = (1 - covered) * rgb + accumulate(weights, answer.rgb, samples.ray_indices, count)
     opacity = covered + (1 - covered) * opacity
-    return Rendered(samples, positions, asked.frustums.directions, answer, weights, rgb, opacity)
+    return Rendered(samples, positions, ray_samples.frustums.directions, answer, weights, rgb, opacity)
 
 
 def _ray_samples(samples: PackedSamples, rays: RayBundle) -> RaySamples:
@@ -98,7 +98,7 @@ def _ray_samples(samples: PackedSamples, rays: RayBundle) -> RaySamples:
     return RaySamples(frustums=frustums, camera_indices=torch.zeros_like(index)[:, None], deltas=ends - starts)
 
 
-def ask(
+def query_rays(
     teacher: FrozenTeacher,
     shared: SharedSamples,
     draw_rays: Callable[[int, Generator], RayBundle],
@@ -108,7 +108,7 @@ def ask(
     """The teacher on `count` rays that meet something.
 
     Args:
-        teacher: who is asked.
+        teacher: who is queried.
         shared: the samples; they are shifted by a random share of a step.
         draw_rays: gives any number of rays into the scene. Rays through empty space say nothing (the student has the
             same grid) and are drawn again.
@@ -121,11 +121,11 @@ def ask(
 
 def keep(
     rays: RayBundle, rendered: Rendered, chosen: Int[Tensor, "points"], spacing: Spacing, features: bool
-) -> BankPart:
-    """One part of the bank: the rays, and some of their samples as points.
+) -> BankChunk:
+    """One chunk of the bank: the rays, and some of their samples as points.
 
     Args:
-        rays: as they were asked about.
+        rays: as they were drawn.
         rendered: the teacher's answer.
         chosen: which samples become points.
         spacing: of the samples.
@@ -142,7 +142,7 @@ def keep(
     )
     start, end = _visible_span(rendered.samples, rendered.weights, spacing)
     targets = RayTargets(rays.origins, rays.directions, rendered.rgb, rendered.opacity, start, end)
-    return BankPart(rays=targets, points=points)
+    return BankChunk(rays=targets, points=points)
 
 
 def _visible_span(

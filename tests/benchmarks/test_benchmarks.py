@@ -43,7 +43,7 @@ def test_options_of_a_student() -> None:
 
 
 def test_table_says_what_failed() -> None:
-    teachers = [Teacher("/t", "t", 30.0, problem=""), Teacher("/u", "u", problem="no photographs")]
+    teachers = [Teacher("/t", "t", 30.0, problem=""), Teacher("/u", "u", problem="no images")]
     done = Row("/t", "vm", "", 500, "", 29.5, 0.9, 1_000_000, 4.0, 59.0, 1e5)
     rows = [done, Row("/t", "x", "", problem="no such student"), Row("/u", "vm", "", 5, "", 20.0, 0.5, 10, 1, 1, 1)]
     first, failed, alone = matrix.table_cells(teachers, rows)
@@ -51,15 +51,15 @@ def test_table_says_what_failed() -> None:
     assert failed[2] == "failed" and alone[4:6] == ["-", "-"]
     assert {len(line) for line in (first, failed, alone)} == {len(matrix.COLUMNS)}
     said = "\n".join(matrix.problems(teachers, rows))
-    assert "t → x failed: no such student" in said and "no photographs" in said
+    assert "t → x failed: no such student" in said and "no images" in said
 
 
 def test_a_matrix_of_one_that_works_and_one_that_does_not(
     teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = (f"mlp={' '.join(SMALL)}",)
-    asked = Matrix((teacher.config,), ("nope", "mlp"), steps=8, options=options, output=tmp_path / "out", pixels=50)
-    asked.run()
+    queried = Matrix((teacher.config,), ("nope", "mlp"), steps=8, options=options, output=tmp_path / "out", pixels=50)
+    queried.run()
     saved = json.loads((tmp_path / "out" / "matrix.json").read_text())
     failed, done = saved["rows"]
     assert "invalid choice 'nope'" in failed["problem"]

@@ -16,9 +16,9 @@ from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 TINY = (
     *("--pipeline.model.grid-resolution", "16", "--pipeline.model.render-step-size", "0.2"),
-    *("--pipeline.distillation.rays-per-part", "64", "--pipeline.distillation.points-per-part", "128"),
+    *("--pipeline.distillation.rays-per-chunk", "64", "--pipeline.distillation.points-per-chunk", "128"),
     *("--pipeline.distillation.rays-per-step", "32", "--pipeline.distillation.points-per-step", "64"),
-    *("--pipeline.distillation.first-parts", "1", "--pipeline.distillation.refresh-every", "100"),
+    *("--pipeline.distillation.first-chunks", "1", "--pipeline.distillation.refresh-every", "100"),
     *("--pipeline.distillation.preset", "pvd", "--max-num-iterations", "6"),
 )
 """Stage ends 0.4 and 1 step of 6: one step each of features and points, the others of all."""

@@ -9,7 +9,7 @@ import tyro
 from conftest import SMALL, Run
 
 from benchmarks import time_to_quality
-from benchmarks.arm import Arm, PhotographPipeline
+from benchmarks.arm import Arm, ImagePipeline
 from benchmarks.stock import Stock
 from benchmarks.time_to_quality import TimeToQuality, seconds_until
 from benchmarks.timed import Stopwatch
@@ -62,13 +62,13 @@ def test_arms_train_and_are_measured(teacher: Run, tmp_path: Path) -> None:
     assert 0 < result["teacher_share"] < 1 and result["step_ratio"] > 0.5
 
 
-def test_scratch_learns_from_photographs_alone(teacher: Run, tmp_path: Path) -> None:
+def test_scratch_learns_from_images_alone(teacher: Run, tmp_path: Path) -> None:
     config = parsed(tmp_path, teacher, "scratch")._distillation()
     config.output_dir, config.vis = tmp_path, "tensorboard"
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
     pipeline = trainer.pipeline
-    assert isinstance(pipeline, PhotographPipeline) and pipeline.stage(0).name == "pixels"
+    assert isinstance(pipeline, ImagePipeline) and pipeline.stage(0).name == "pixels"
     rays = pipeline.bank_at(0).rays(torch.arange(200))
     assert (rays.start == 0).all() and rays.end.isinf().all()
     samples = pipeline._shared_samples.march(rays.origins, rays.directions)

@@ -1,4 +1,4 @@
-"""The demo leaves its pictures, says when the student is too far off, and takes nobody's folder."""
+"""The demo leaves its renderings, says when the student is too far off, and takes nobody's folder."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from pvd_nerfstudio.commands import demo
 
 
-def test_demo_leaves_pictures_and_table_and_fails_on_a_large_gap(
+def test_demo_leaves_images_and_table_and_fails_on_a_large_gap(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "WORST_GAP", -100.0)

@@ -1,4 +1,4 @@
-"""The demo scene is written as nerfstudio's `blender-data` reads it, and its pictures agree with its poses."""
+"""The demo scene is written as nerfstudio's `blender-data` reads it, and its renderings agree with its poses."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path, split: str) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """Picture, camera-to-world matrix and focal length in pixels of each view, as the files tell."""
+    """Image, camera-to-world matrix and focal length in pixels of each view, as the files tell."""
     meta = json.loads((folder / f"transforms_{split}.json").read_text())
     focal = 0.5 * SIZE / np.tan(0.5 * meta["camera_angle_x"])
     return [
@@ -49,8 +49,8 @@ def test_layout(scene: Path, split: str, count: int) -> None:
     views = read(scene, split)
     assert sorted(path.name for path in (scene / split).iterdir()) == sorted(f"r_{i}.png" for i in range(count))
     assert len(views) == count
-    for picture, pose, _ in views:
-        assert picture.shape == (SIZE, SIZE, 4) and picture.dtype == np.uint8
+    for image, pose, _ in views:
+        assert image.shape == (SIZE, SIZE, 4) and image.dtype == np.uint8
         np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-9)
         assert np.linalg.det(pose[:3, :3]) == pytest.approx(1.0)
 
@@ -62,8 +62,8 @@ def test_splits_share_no_view(scene: Path) -> None:
 
 
 def test_alpha_and_framing(scene: Path) -> None:
-    for picture, _, _ in read(scene, "train"):
-        alpha = picture[..., 3]
+    for image, _, _ in read(scene, "train"):
+        alpha = image[..., 3]
         assert (alpha == 0).any() and (alpha == 255).any() and ((alpha > 0) & (alpha < 255)).any()
         assert not alpha[[0, -1]].any() and not alpha[:, [0, -1]].any(), "the object touches the border"
         assert 0.55 < np.ptp(np.flatnonzero(alpha.any(axis=0))) / SIZE < 0.75
@@ -71,26 +71,26 @@ def test_alpha_and_framing(scene: Path) -> None:
 
 def test_colour_is_straight(scene: Path) -> None:
     """Premultiplied colour would be dark at the silhouette."""
-    for picture, _, _ in read(scene, "train"):
-        edge = (picture[..., 3] > 0) & (picture[..., 3] < 64)
-        assert picture[edge][:, :3].max(axis=1).mean() > 90
+    for image, _, _ in read(scene, "train"):
+        edge = (image[..., 3] > 0) & (image[..., 3] < 64)
+        assert image[edge][:, :3].max(axis=1).mean() > 90
 
 
-def test_poses_agree_with_pictures(scene: Path) -> None:
+def test_poses_agree_with_images(scene: Path) -> None:
     """The red knob, which every camera sees, lies where the pose says, and only there."""
-    for picture, pose, focal in read(scene, "train") + read(scene, "val") + read(scene, "test"):
+    for image, pose, focal in read(scene, "train") + read(scene, "val") + read(scene, "test"):
         row, column = project(KNOB_CENTRE, pose, focal)
-        assert is_red(picture[row, column])
-        red = np.argwhere([[is_red(pixel) for pixel in line] for line in picture])
+        assert is_red(image[row, column])
+        red = np.argwhere([[is_red(pixel) for pixel in line] for line in image])
         assert np.abs(red - [row, column]).max() <= 3
 
 
 def test_handle_has_a_hole(scene: Path) -> None:
     """Some view from the side shows the background inside the handle's ring."""
     seen_through = 0
-    for picture, pose, focal in read(scene, "train"):
+    for image, pose, focal in read(scene, "train"):
         background = np.zeros((SIZE, SIZE), np.int32)
-        ndimage.label(picture[..., 3] == 0, output=background)
+        ndimage.label(image[..., 3] == 0, output=background)
         row, column = project((HANDLE_CENTRE[0] - 0.12, *HANDLE_CENTRE[1:]), pose, focal)
         if background[row, column]:
             seen_through += 1
@@ -104,11 +104,11 @@ def test_glaze_depends_on_the_view(scene: Path) -> None:
     radii = np.array([0.48, 0.48, 0.42])
     point = np.array([-0.04, 0.2, -0.05]) + radii**2 * normal / np.linalg.norm(radii * normal)
     brightness = []
-    for picture, pose, focal in read(scene, "train"):
+    for image, pose, focal in read(scene, "train"):
         to_camera = pose[:3, 3] - point
         if normal @ to_camera > 0.6 * np.linalg.norm(to_camera):
             row, column = project(tuple(point), pose, focal)
-            brightness.append(int(picture[row, column, :3].min()))
+            brightness.append(int(image[row, column, :3].min()))
     assert len(brightness) >= 2
     assert max(brightness) - min(brightness) > 40
 

@@ -25,14 +25,14 @@ def made(student: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def test_figures_are_those_of_the_pictures(made: Path) -> None:
+def test_figures_are_those_of_the_images(made: Path) -> None:
     report = json.loads(made.with_suffix(".json").read_text())
     teacher, student = report["models"]
     assert teacher["name"] == "teacher: nerfacto" and student["name"] == "student: mlp"
     assert student["parameters"] < teacher["parameters"] and student["megabytes"] < teacher["megabytes"]
     assert min(model["rays_per_second"] for model in report["models"]) > 0
     assert len(report["views"]) == 2
-    for pair, model, key in (("student", student, "photographs"), ("between", student, "teacher")):
+    for pair, model, key in (("student", student, "images"), ("between", student, "teacher")):
         for metric in ("psnr", "ssim"):
             mean = sum(view[pair][metric] for view in report["views"]) / 2
             assert model[key][metric] == pytest.approx(mean)
@@ -40,7 +40,7 @@ def test_figures_are_those_of_the_pictures(made: Path) -> None:
     (step, seconds, value), (last_step, last_seconds, _) = losses[0], losses[-1]
     assert len(losses) > 3 and last_step > step and last_seconds > seconds >= 0 and value > 0
     text = made.read_text()
-    assert f"{student['photographs']['psnr']:.2f}" in text and "ns-eval --load-config" in text
+    assert f"{student['images']['psnr']:.2f}" in text and "ns-eval --load-config" in text
 
 
 def test_page_opens_from_disk_without_error_or_request(made: Path) -> None:
@@ -48,8 +48,8 @@ def test_page_opens_from_disk_without_error_or_request(made: Path) -> None:
         driver.get(made.as_uri())
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
         sent = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-        asked = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
-        assert asked and all(url.startswith((made.as_uri(), "data:")) for url in asked)
+        queried = [one["params"]["request"]["url"] for one in sent if one["method"] == "Network.requestWillBeSent"]
+        assert queried and all(url.startswith((made.as_uri(), "data:")) for url in queried)
         sizes = driver.execute_script("return [...document.images].map(one => one.naturalWidth)")
         assert len(sizes) == 2 and min(sizes) > 300
 
@@ -75,12 +75,12 @@ def test_the_cameras_are_drawn(student: Run, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(
         views, "cameras_figure", lambda groups, aabb: drawn.update(groups) or cameras_figure(groups, aabb)
     )
-    command = Views(student.config, output=tmp_path / "new" / "views.png", made_up=30, hard=4)
+    command = Views(student.config, output=tmp_path / "new" / "views.png", pseudo=30, hard=4)
     command.run()
     assert Image.open(command.output).width > 800
     assert {name: len(poses) for name, poses in drawn.items()} == {
         "training": 12,
-        "made up, around the scene": 30,
+        "pseudo, around the scene": 30,
         "the student's worst": 4,
     }
     with pytest.raises(SystemExit):
@@ -100,26 +100,26 @@ def test_a_teacher_of_another_scene(student: Run, teacher: Run, tmp_path: Path, 
     assert "does not lie in the teacher's frame" in said and not (tmp_path / "r.html").exists()
 
 
-def test_without_photographs_it_speaks_of_the_teacher_alone(
+def test_without_images_it_speaks_of_the_teacher_alone(
     student: Run, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pvd_nerfstudio.data.datamanager import DistillationDataset
 
-    monkeypatch.setattr(DistillationDataset, "has_photographs", False)
+    monkeypatch.setattr(DistillationDataset, "has_images", False)
     output = tmp_path / "r.html"
     Report(student.config, output=output, views=2).run()
     report = json.loads(output.with_suffix(".json").read_text())
-    assert report["models"][1]["photographs"] == {} and report["models"][1]["teacher"]["psnr"] > 5
+    assert report["models"][1]["images"] == {} and report["models"][1]["teacher"]["psnr"] > 5
     assert "against the teacher" in output.read_text()
 
 
-def test_without_the_teacher_it_speaks_of_the_photographs(moved: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_without_the_teacher_it_speaks_of_the_images(moved: Run, tmp_path: Path) -> None:  # noqa: F811
     text = moved.config.read_text()
     moved.config.write_text(text.replace("nerfacto", "nowhere"))
     output = tmp_path / "r.html"
     Report(moved.config, output=output, views=2).run()
     report = json.loads(output.with_suffix(".json").read_text())
-    assert len(report["models"]) == 1 and report["models"][0]["photographs"]["psnr"] > 5
+    assert len(report["models"]) == 1 and report["models"][0]["images"]["psnr"] > 5
 
 
 def test_stages_begin_where_the_method_says() -> None:

@@ -115,7 +115,7 @@ def break_table(path: Path, how: str) -> None:
         ("cut off", "cut off"),
         ("archive", "cannot be read as an array"),
         ("shape", r"\(9, 15\)"),
-        ("count", "9 photographs, but poses_bounds.npy has 5"),
+        ("count", "9 images, but poses_bounds.npy has 5"),
         ("bounds", "bounds"),
         ("focal", "focal length that is not above 0"),
     ],
@@ -126,13 +126,13 @@ def test_broken_poses_say_why(llff: Path, how: str, said: str) -> None:
         outputs(LLFFDataParserConfig(data=llff))
 
 
-def break_photographs(folder: Path, how: str) -> None:
+def break_images(folder: Path, how: str) -> None:
     path = folder / "5.png"
     if how == "no folder":
-        folder.rename(folder.with_name("pictures"))
+        folder.rename(folder.with_name("images"))
     elif how == "shape":
-        for picture in folder.iterdir():
-            Image.new("RGB", (40, 40)).save(picture)
+        for image in folder.iterdir():
+            Image.new("RGB", (40, 40)).save(image)
     elif how == "size":
         Image.new("RGB", (40, 32)).save(path)
     elif how == "PNG":
@@ -153,8 +153,8 @@ def break_photographs(folder: Path, how: str) -> None:
         ("JPEG", "5.png .*cut off"),
     ],
 )
-def test_broken_photographs_say_why(llff: Path, how: str, said: str) -> None:
-    break_photographs(llff / "images_4", how)
+def test_broken_images_say_why(llff: Path, how: str, said: str) -> None:
+    break_images(llff / "images_4", how)
     with pytest.raises(InputError, match=said):
         outputs(LLFFDataParserConfig(data=llff))
 

@@ -1,4 +1,4 @@
-"""Photographs that are gone while their poses remain, and runs of which nothing else is left."""
+"""Images that are gone while their poses remain, and runs of which nothing else is left."""
 
 import json
 import shutil
@@ -46,10 +46,10 @@ def parsers(turntable: Path, llff: Path, nsvf: Path) -> dict[str, DataParserConf
 
 
 @pytest.mark.parametrize("name", ["blender", "nerfstudio", "llff", "nsvf"])
-def test_poses_without_photographs_are_those_with_them(name: str, parsers: dict[str, DataParserConfig]) -> None:
+def test_poses_without_images_are_those_with_them(name: str, parsers: dict[str, DataParserConfig]) -> None:
     config = parsers[name]
     assert readable(config, size=40) == (config, None)
-    size = {"llff": 20}.get(name, 40)  # the fixture's photographs are half the size, not a quarter
+    size = {"llff": 20}.get(name, 40)  # the fixture's images are half the size, not a quarter
     before = config.setup().get_dataparser_outputs(split="train")
     for path in config.data.rglob("*.png"):
         path.unlink()
@@ -66,7 +66,7 @@ def test_poses_without_photographs_are_those_with_them(name: str, parsers: dict[
 
 @pytest.mark.parametrize("name", ["blender", "nerfstudio", "llff", "nsvf"])
 def test_a_broken_data_set_is_not_taken_for_a_lost_one(name: str, parsers: dict[str, DataParserConfig]) -> None:
-    """Photographs are there, but some file is cut off."""
+    """Images are there, but some file is cut off."""
     for path in [*parsers[name].data.rglob("*.json"), *parsers[name].data.rglob("0_0003.txt")]:
         path.write_bytes(path.read_bytes()[:20])
     for path in parsers[name].data.rglob("5.png"):
@@ -75,7 +75,7 @@ def test_a_broken_data_set_is_not_taken_for_a_lost_one(name: str, parsers: dict[
     assert poses is None and problem is not None
 
 
-def test_conversion_with_poses_and_no_photographs(teacher: Run, turntable: Path, tmp_path: Path, capsys) -> None:
+def test_conversion_with_poses_and_no_images(teacher: Run, turntable: Path, tmp_path: Path, capsys) -> None:
     for path in turntable.rglob("*.png"):
         path.unlink()
     options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "12", "--data", str(turntable))

@@ -54,7 +54,7 @@ def test_a_mask_that_hides_everything_is_left_out() -> None:
 
 def test_nothing_masked_is_learned_or_counted(teacher: Run, masked: Path, tmp_path: Path) -> None:
     options = ["--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "12"]
-    options += ["--pipeline.distillation.photographs", "True"]
+    options += ["--pipeline.distillation.training-images", "True"]
     options += ["nerfstudio-data", "--data", str(masked), "--orientation-method", "none", "--center-method", "none"]
     options += ["--auto-scale-poses", "False", "--scene-scale", "1.5"]
     pipeline = start(distil_config(tmp_path, *options)).pipeline

@@ -1,4 +1,4 @@
-"""Made-up views look like the real ones: where they stand, what they look at, what they see."""
+"""Pseudo views look like the real ones: where they stand, what they look at, what they see."""
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -19,20 +19,20 @@ def test_the_point_that_all_cameras_look_at() -> None:
     torch.testing.assert_close(pseudo.look_at_point(cameras().camera_to_worlds), CENTRE, atol=1e-2, rtol=0)
 
 
-def test_made_up_views_stand_on_the_shell_of_the_real_ones_and_look_at_its_middle() -> None:
+def test_pseudo_views_stand_on_the_shell_of_the_real_ones_and_look_at_its_middle() -> None:
     real = cameras()
-    made_up = pseudo.PseudoViews(real)(200, Generator().manual_seed(0))
-    offset = made_up.camera_to_worlds[:, :, 3] - CENTRE
+    made = pseudo.PseudoViews(real)(200, Generator().manual_seed(0))
+    offset = made.camera_to_worlds[:, :, 3] - CENTRE
     torch.testing.assert_close(offset.norm(dim=-1), torch.full((200,), 4.0), atol=0.05, rtol=0)
     height = (real.camera_to_worlds[:, 2, 3] - CENTRE[2]).quantile(torch.tensor([0.05, 0.95]))
     assert (offset[:, 2] > height[0] - 0.05).all() and (offset[:, 2] < height[1] + 0.05).all()
-    rotation = made_up.camera_to_worlds[:, :, :3]
+    rotation = made.camera_to_worlds[:, :, :3]
     torch.testing.assert_close(rotation.transpose(1, 2) @ rotation, torch.eye(3).expand(200, 3, 3), atol=1e-5, rtol=0)
     assert (torch.linalg.det(rotation) > 0).all()
     facing = (-rotation[:, :, 2] * -offset).sum(dim=-1) / offset.norm(dim=-1)
     assert (facing > 0.99).all()
     assert (rotation[:, 2, 1] >= -1e-6).all()
-    assert made_up.fx.unique().tolist() == [100.0] and made_up.height.unique().tolist() == [60]
+    assert made.fx.unique().tolist() == [100.0] and made.height.unique().tolist() == [60]
 
 
 def test_views_depend_on_the_generator_alone() -> None:
@@ -71,12 +71,12 @@ def test_views_in_front_stay_in_the_cameras_box_and_look_their_way() -> None:
     real = facing(torch.rand(20, 3, generator=Generator().manual_seed(0)))
     low, high = (real.camera_to_worlds[:, :, 3].amin(dim=0), real.camera_to_worlds[:, :, 3].amax(dim=0))
     for margin in (0.0, 0.2):
-        made_up = pseudo.PseudoViews(real, "front", margin)(500, Generator().manual_seed(0)).camera_to_worlds
-        beyond = torch.maximum(low - made_up[:, :, 3], made_up[:, :, 3] - high) / (high - low)
+        made = pseudo.PseudoViews(real, "front", margin)(500, Generator().manual_seed(0)).camera_to_worlds
+        beyond = torch.maximum(low - made[:, :, 3], made[:, :, 3] - high) / (high - low)
         assert beyond.max() <= margin + 1e-5
-        spread = made_up[:, :, 3].amax(dim=0) - made_up[:, :, 3].amin(dim=0)
+        spread = made[:, :, 3].amax(dim=0) - made[:, :, 3].amin(dim=0)
         assert (spread > 0.8 * (high - low)).all()
-        assert made_up[:, 2, 2].min() > 0.9
+        assert made[:, 2, 2].min() > 0.9
 
 
 def test_views_around_stay_on_the_arc_and_upright_whatever_axis_is_up() -> None:
@@ -84,17 +84,17 @@ def test_views_around_stay_on_the_arc_and_upright_whatever_axis_is_up() -> None:
     ring = torch.stack([4 * angle.cos(), 4 * angle.sin(), torch.ones(30)], dim=-1)
     poses = views.look_at(CENTRE + ring, CENTRE)
     swap = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # now y is up
-    made_up = swap.T @ pseudo.around(swap @ poses, 400, 0.1, Generator().manual_seed(0))
-    offset = made_up[:, :, 3] - CENTRE
+    made = swap.T @ pseudo.around(swap @ poses, 400, 0.1, Generator().manual_seed(0))
+    offset = made[:, :, 3] - CENTRE
     azimuth = torch.atan2(offset[:, 1], offset[:, 0])
-    assert azimuth.min() > -0.11 and azimuth.max() < 1.11 and made_up[:, 2, 1].min() > 0.9
+    assert azimuth.min() > -0.11 and azimuth.max() < 1.11 and made[:, 2, 1].min() > 0.9
     torch.testing.assert_close(offset[:, 2], torch.ones(400), atol=1e-2, rtol=0)
 
 
 def test_views_along_a_path_stay_near_it() -> None:
     street = torch.stack([torch.linspace(0, 20, 21), torch.zeros(21), torch.zeros(21)], dim=-1)
-    made_up = pseudo.PseudoViews(facing(street), "path", 0.1)(500, Generator().manual_seed(0))
-    where = made_up.camera_to_worlds[:, :, 3]
+    made = pseudo.PseudoViews(facing(street), "path", 0.1)(500, Generator().manual_seed(0))
+    where = made.camera_to_worlds[:, :, 3]
     assert where[:, 1:].norm(dim=-1).max() <= 0.3 + 1e-5  # of a way to the third neighbour
     assert -0.1 <= where[:, 0].min() and where[:, 0].max() <= 20.1
     assert len(where[:, 0].int().unique()) > 15

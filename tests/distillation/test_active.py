@@ -14,7 +14,7 @@ from torch import Generator
 
 from pvd_nerfstudio.commands.demo import small_nerfacto
 from pvd_nerfstudio.distillation.active import points
-from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig, PartNotes
+from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig, ChunkNotes
 from pvd_nerfstudio.distillation.active.poses import HardPoses, perturbed
 from pvd_nerfstudio.distillation.active.rays import HardRayPool, RayErrors
 from pvd_nerfstudio.teacher.frozen import no_lpips
@@ -155,7 +155,7 @@ def test_state_comes_back(rule: str) -> None:
     for _ in range(4):
         first.learn(torch.cat(first.draw_rays(20, seeded(), 50)), torch.rand(20, generator=seeded()))
     first.poses.offer(poses_at(4, 5, 6), torch.tensor([0.1, 0.5, 0.4]))
-    first.note(3, PartNotes(19, poses_at(7), torch.arange(5).int()))
+    first.note(3, ChunkNotes(19, poses_at(7), torch.arange(5).int()))
     second.config = ActiveLearningConfig(rule=rule)
     second.load_state_dict(first.state_dict())
     assert second.config.on == ["poses", "rays", "points"]
@@ -195,7 +195,7 @@ def on(*levels: str) -> tuple[str, ...]:
 def test_a_run_with_all_levels_resumes_as_if_it_had_not_stopped(rule: str, teacher: Run, tmp_path: Path) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "48", *on(*LEVELS))
     options += ("--pipeline.active.rule", rule, "--pipeline.active.pose-pool", "8", "--pipeline.active.ray-pool", "24")
-    options += ("--pipeline.datamanager.pseudo-views-per-part", "10")
+    options += ("--pipeline.datamanager.pseudo-views-per-chunk", "10")
     straight = start(distil_config(tmp_path, *options, name="straight"))
     straight.train()
     assert {"hard_poses_size", "hard_rays_error"} <= set(straight.pipeline.get_train_loss_dict(47)[2])
@@ -249,7 +249,7 @@ def test_check_boxes_switch_the_levels(teacher: Run, tmp_path: Path) -> None:
 def test_errors_of_an_interrupted_step_are_not_learned(teacher: Run, tmp_path: Path) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "24", *on("rays"))
     pipeline = start(distil_config(tmp_path, *options)).pipeline
-    pipeline.bank_at(23)  # its newest parts are known from the start
+    pipeline.bank_at(23)  # its newest chunks are known from the start
     before = pipeline.active.rays.errors.clone()
     pipeline.get_train_loss_dict(23)
     assert torch.equal(pipeline.active.rays.errors, before)
@@ -265,8 +265,8 @@ def test_rays_know_their_views(teacher: Run, tmp_path: Path) -> None:
     rays = views.rays(1000, seeded())
     assert torch.equal(views.poses[:2], hard)
     torch.testing.assert_close(rays.origins, views.poses[rays.camera_indices[:, 0]][:, :, 3])
-    made_up = rays.camera_indices[:, 0] < data.config.pseudo_views_per_part
-    assert made_up.sum() == 500
+    pseudo = rays.camera_indices[:, 0] < data.config.pseudo_views_per_chunk
+    assert pseudo.sum() == 500
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_rays_know_their_views(teacher: Run, tmp_path: Path) -> None:
     [
         (("--pipeline.active.ray-share", "1.0"), "ray-share 1.0"),
         (("--pipeline.active.pose-pool", "0"), "pose-pool"),
-        (("--pipeline.active.rays", "True", "--pipeline.distillation.preset", "pvd"), "holds one part alone"),
+        (("--pipeline.active.rays", "True", "--pipeline.distillation.preset", "pvd"), "holds one chunk alone"),
     ],
 )
 def test_levels_that_make_no_sense_are_refused(

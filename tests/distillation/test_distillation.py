@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from pvd_nerfstudio.distillation import losses
-from pvd_nerfstudio.distillation.bank import BankPart, PointTargets, RayTargets, TargetBank
+from pvd_nerfstudio.distillation.bank import BankChunk, PointTargets, RayTargets, TargetBank
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.errors import InputError
 
@@ -99,21 +99,21 @@ def test_a_stage_without_any_loss_is_refused() -> None:
 
 
 class CountingSource:
-    """A source whose parts tell their number by their random content."""
+    """A source whose chunks tell their number by their random content."""
 
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, number: int, slot: int, generator: Generator) -> BankPart:
+    def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
         self.calls += 1
         three, one = torch.rand(4, 3, generator=generator), torch.rand(4, 1, generator=generator)
         rays = RayTargets(three, three, three, one, one, one)
-        return BankPart(rays, PointTargets(three, three, one, three, one, None))
+        return BankChunk(rays, PointTargets(three, three, one, three, one, None))
 
 
 def make_bank(**options: int) -> tuple[TargetBank, CountingSource]:
     source = CountingSource()
-    numbers = {"seed": 3, "parts": 3, "first_parts": 2, "refresh_every": 10} | options
+    numbers = {"seed": 3, "chunks": 3, "first_chunks": 2, "refresh_every": 10} | options
     return TargetBank(source, **numbers), source
 
 
@@ -121,7 +121,7 @@ def everything(bank: TargetBank) -> torch.Tensor:
     return bank.rays(torch.arange(bank.num_rays)).origins
 
 
-def test_bank_asks_for_the_first_parts_then_for_one_now_and_then() -> None:
+def test_bank_asks_for_the_first_chunks_then_for_one_now_and_then() -> None:
     bank, source = make_bank()
     assert bank.advance(0) == 2
     assert [bank.advance(step) for step in range(1, 21)] == [0] * 9 + [1] + [0] * 9 + [1]
@@ -130,7 +130,7 @@ def test_bank_asks_for_the_first_parts_then_for_one_now_and_then() -> None:
 
 
 def test_bank_draws_only_from_what_is_filled() -> None:
-    bank, _ = make_bank(parts=64)
+    bank, _ = make_bank(chunks=64)
     bank.advance(0)
     drawn = everything(bank)
     assert (drawn != 0).all() and len(drawn.unique(dim=0)) == 8

@@ -81,7 +81,7 @@ def test_shared_samples_show_what_is_far_and_the_sky() -> None:
 
 @pytest.fixture(scope="module")
 def outdoors(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's scene before a sky: its photographs are opaque."""
+    """The demo's scene before a sky: its images are opaque."""
     folder = tmp_path_factory.mktemp("outdoors") / "teapot"
     shutil.copytree(scene, folder)
     for split in ("train", "val", "test"):
@@ -124,7 +124,7 @@ def test_a_contracted_teacher_is_converted_with_its_sky(unbounded: Run, tmp_path
     assert pipeline.model.has_sky and pipeline.model.grid.contracted
     pipeline.load_teacher(unbounded.folder)
     camera = pipeline.datamanager.eval_dataset.cameras[:1]
-    own, theirs = pipeline.model.get_outputs_for_camera(camera)["rgb"], pipeline.comparison.picture(camera)
+    own, theirs = pipeline.model.get_outputs_for_camera(camera)["rgb"], pipeline.comparison.render(camera)
     assert image_metrics(own, theirs)["psnr"] > 20
     native = pipeline.comparison.teacher.render(camera)
     assert image_metrics(theirs, native)["psnr"] > 25

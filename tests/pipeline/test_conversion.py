@@ -71,14 +71,14 @@ def test_checkpoint_holds_field_and_grid_and_nothing_else(student: Run) -> None:
 
 
 def test_stock_loader_renders_the_same_without_the_teacher(moved: Run, student: Run) -> None:
-    pictures = []
+    images = []
     for run in (student, moved):
         _, pipeline, _, _ = eval_setup(run.config)
         camera = pipeline.datamanager.eval_dataset.cameras[:1]
-        pictures.append(pipeline.model.get_outputs_for_camera(camera)["rgb"])
+        images.append(pipeline.model.get_outputs_for_camera(camera)["rgb"])
         assert isinstance(pipeline.model, StudentModel)
-    assert torch.equal(*pictures)
-    assert pictures[0].std() > 0.05
+    assert torch.equal(*images)
+    assert images[0].std() > 0.05
 
 
 def test_metrics_have_nerfstudios_names(student: Run) -> None:
@@ -151,7 +151,7 @@ def test_interruption_while_saving_leaves_the_old_checkpoint(teacher: Run, tmp_p
     torch.load(trainer.checkpoint_dir / "step-000000003.ckpt", weights_only=True)
 
 
-def test_resuming_without_the_teacher_goes_on_from_the_photographs(moved: Run, tmp_path: Path) -> None:
+def test_resuming_without_the_teacher_goes_on_from_the_images(moved: Run, tmp_path: Path) -> None:
     text = moved.config.read_text()
     assert "step-000000149" in text
     moved.config.write_text(text.replace("step-000000149", "step-000000999"))
@@ -164,7 +164,7 @@ def test_resuming_without_the_teacher_goes_on_from_the_photographs(moved: Run, t
     assert (trainer.checkpoint_dir / "step-000000063.ckpt").is_file()
 
 
-def test_conversion_runs_without_the_photographs(teacher: Run, scene: Path, tmp_path: Path) -> None:
+def test_conversion_runs_without_the_images(teacher: Run, scene: Path, tmp_path: Path) -> None:
     hidden = scene.with_name("hidden")
     scene.rename(hidden)
     try:
@@ -228,11 +228,11 @@ def test_the_viewer_starts_in_training_and_on_the_finished_run(teacher: Run, tmp
     viewer.viser_server.stop()
 
 
-def test_photographs_take_the_place_of_the_teachers_pixels(teacher: Run, tmp_path: Path) -> None:
+def test_images_take_the_place_of_the_teachers_pixels(teacher: Run, tmp_path: Path) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "24")
     parts = {}
     for name, chosen in {"off": "False", "on": "True"}.items():
-        given = (*options, "--pipeline.distillation.photographs", chosen)
+        given = (*options, "--pipeline.distillation.training-images", chosen)
         bank = start(distil_config(tmp_path, *given, name=name)).pipeline.bank_at(0)
         parts[name] = bank.rays(torch.arange(bank.num_rays))
     off, on = parts["off"], parts["on"]

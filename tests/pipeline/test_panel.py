@@ -47,7 +47,7 @@ def said(pipeline: Any) -> str:
     return getattr(pipeline, TITLE)._said.value
 
 
-def picture(driver: Any) -> np.ndarray:
+def render(driver: Any) -> np.ndarray:
     """The middle of the window."""
     image = np.asarray(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"), dtype=float)
     height, width = image.shape[:2]
@@ -75,9 +75,9 @@ def test_viewer_while_a_student_is_trained(teacher: Run, tmp_path: Path) -> None
         panel = viewer.control_panel
         wait_for(lambda: DIFFERENCE in panel._output_render.options)
         for output in ("depth", "accumulation", "occupancy", TEACHER, DIFFERENCE, "rgb"):
-            before = picture(driver)
+            before = image(driver)
             panel._output_render.value = output
-            wait_for(lambda: np.abs(picture(driver) - before).mean() > 1 and picture(driver).std() > 3)
+            wait_for(lambda: np.abs(image(driver) - before).mean() > 1 and image(driver).std() > 3)
 
         box = driver.find_element("xpath", "//label[contains(., 'Hard rays')]/following::input[@type='checkbox'][1]")
         assert not pipeline.active.config.rays
@@ -90,7 +90,7 @@ def test_viewer_while_a_student_is_trained(teacher: Run, tmp_path: Path) -> None
         wait_for(lambda: not np.allclose(client.camera.position, position))
         assert "against the teacher" in said(pipeline)
         (view,) = (view for view, frustum in viewer.camera_handles.items() if not frustum.visible)
-        assert f"view {view}:" in said(pipeline)  # its own frustum would hide the picture
+        assert f"view {view}:" in said(pipeline)  # its own frustum would hide the image
         viewer.viser_server.stop()
 
 
@@ -132,7 +132,7 @@ def test_worst_view_is_the_one_that_differs_most(student: Run, teacher: Run) -> 
     for view in range(len(cameras)):
         camera = cameras[view : view + 1].to(pipeline.device)
         own = pipeline.model.get_outputs_for_camera(camera)["rgb"]
-        whole.append((own - pipeline.comparison.picture(camera)).square().mean().cpu())
+        whole.append((own - pipeline.comparison.render(camera)).square().mean().cpu())
     together = torch.stack([by_rays, torch.stack(whole)])
     assert torch.corrcoef(together)[0, 1] > 0.8
 

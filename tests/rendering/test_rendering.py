@@ -166,8 +166,8 @@ def test_gradient_of_the_weights() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
-def test_both_devices_make_the_same_picture(grid: OccupancyGrid) -> None:
-    pictures = []
+def test_both_devices_make_the_same_image(grid: OccupancyGrid) -> None:
+    images = []
     for device in ("cpu", "cuda"):
         on_device = OccupancyGrid(AABB, 32).to(device)
         on_device.load_state_dict(grid.state_dict())
@@ -175,5 +175,5 @@ def test_both_devices_make_the_same_picture(grid: OccupancyGrid) -> None:
         samples = on_device.march(origins, directions, near, far, Spacing(0.01))
         positions = samples.positions(origins, directions)
         weights = render_weights(ball(positions) / 10, samples.ends - samples.starts, samples.ray_indices, 2048)
-        pictures.append(accumulate(weights, (positions * 3).sin() / 2 + 0.5, samples.ray_indices, 2048).cpu())
-    torch.testing.assert_close(*pictures, atol=1e-4, rtol=0)
+        images.append(accumulate(weights, (positions * 3).sin() / 2 + 0.5, samples.ray_indices, 2048).cpu())
+    torch.testing.assert_close(*images, atol=1e-4, rtol=0)

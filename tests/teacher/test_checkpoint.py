@@ -108,7 +108,7 @@ def test_enumerations_pickled_by_name_load(written: Callable[[str], Path]) -> No
 
 
 @pytest.mark.parametrize(
-    ("asked", "named"),
+    ("queried", "named"),
     [
         ("!!python/object/apply:os.system ['touch {marker}']", "asks to run 'os.system'"),
         ("!!python/object/apply:nerfstudio.utils.scripts.run_command ['touch {marker}']", "asks to run"),
@@ -126,9 +126,9 @@ def test_enumerations_pickled_by_name_load(written: Callable[[str], Path]) -> No
         ("!!python/name:torch.nn.Linear ''", "asks for 'torch.nn.Linear'"),
     ],
 )
-def test_hostile_config_is_refused(asked: str, named: str, written: Callable[[str], Path], tmp_path: Path) -> None:
+def test_hostile_config_is_refused(queried: str, named: str, written: Callable[[str], Path], tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    path = written(NERFACTO.replace(TARGET, "_target: " + asked.format(marker=marker)))
+    path = written(NERFACTO.replace(TARGET, "_target: " + queried.format(marker=marker)))
     with pytest.raises(InputError, match=named) as error:
         load_config(path)
     assert str(path) in str(error.value)

@@ -1,4 +1,4 @@
-"""A teacher without a field that can be asked is distilled from its pictures: NeuS, a sphere of radius 0.8."""
+"""A teacher without a field that can be queried is distilled from its renderings: NeuS, a sphere of radius 0.8."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
-from pvd_nerfstudio.teacher.pixels import ask_for_pixels, fill_grid_from_views, look, show
+from pvd_nerfstudio.teacher.pixels import fill_grid_from_views, look, query_pixels, show
 from pvd_nerfstudio.teacher.targets import SharedSamples
 
 RADIUS = 0.8
@@ -63,7 +63,7 @@ def test_what_is_seen_lies_on_the_surface(neus: FrozenTeacher, cameras: Cameras)
 
 
 def test_background_is_taken_out(neus: FrozenTeacher, cameras: Cameras, monkeypatch) -> None:
-    """The same picture over white instead of black says the same about the scene."""
+    """The same image over white instead of black says the same about the scene."""
     black = look(neus, cameras[:1])
     neus.model.renderer_rgb.background_color = torch.ones(3)
     monkeypatch.setattr(neus, "space", type(neus.space)(0.05, 1000.0, False, "white"))
@@ -111,8 +111,8 @@ def test_grid_is_a_shell_about_the_surface_and_the_bank_has_its_pixels(neus: Fro
     directions[:, 2] = directions[:, 2].abs()  # the cameras look from above
     assert grid.contains(RADIUS * directions).float().mean() > 0.9
     shared = SharedSamples(grid, 0.05, 1000.0, Spacing(0.05))
-    part = ask_for_pixels(neus, shared, draw, 300, torch.Generator().manual_seed(0))
-    again = ask_for_pixels(neus, shared, draw, 300, torch.Generator().manual_seed(0))
+    part = query_pixels(neus, shared, draw, 300, torch.Generator().manual_seed(0))
+    again = query_pixels(neus, shared, draw, 300, torch.Generator().manual_seed(0))
     assert part.points is None
     for name, width in (("origins", 3), ("directions", 3), ("rgb", 3), ("opacity", 1), ("start", 1), ("end", 1)):
         assert getattr(part.rays, name).shape == (300, width)
@@ -130,7 +130,7 @@ def test_conversion_from_pixels_alone(families: Mapping[str, Path], tmp_path: Pa
     options += ("--pipeline.distillation.refresh-every", "1000", "--pipeline.distillation.rays-per-step", "256")
     trainer = start(distil_config(tmp_path, *options))
     said = " ".join(capsys.readouterr().out.split())
-    assert "its pictures alone" in said and "neus offers" in said
+    assert "its renderings alone" in said and "neus offers" in said
     pipeline = trainer.pipeline
     assert isinstance(pipeline, DistillationPipeline)
     assert pipeline.bank_at(0).advance(0) == 0

@@ -17,7 +17,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.adapters import GenericAdapter, point_samples
-from pvd_nerfstudio.teacher.capabilities import offers_table
+from pvd_nerfstudio.teacher.capabilities import capabilities_table
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
@@ -225,13 +225,13 @@ def test_a_family_without_an_adapter_is_asked_through_its_field(
     ],
 )
 def test_table_of_offers(theirs, ours, wanted, said) -> None:
-    table = offers_table("nerfacto", "mlp", theirs, ours, has_density=True, wanted=["features"] if wanted else [])
+    table = capabilities_table("nerfacto", "mlp", theirs, ours, has_density=True, wanted=["features"] if wanted else [])
     assert said in list(table.columns[2].cells)[0]
     assert [list(column.cells)[0] for column in table.columns][0] == "features"
 
 
 def test_table_of_offers_without_a_field() -> None:
-    table = offers_table("splatfacto", "mlp", None, 15, has_density=False, wanted=["pixels"])
+    table = capabilities_table("splatfacto", "mlp", None, 15, has_density=False, wanted=["pixels"])
     used = dict(zip(table.columns[0].cells, table.columns[2].cells))
     assert used["pixels"] == "yes"
     assert used["density"].startswith("no") and used["colour"].startswith("no")

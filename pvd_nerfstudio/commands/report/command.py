@@ -19,7 +19,7 @@ from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_fig
 from pvd_nerfstudio.commands.report.measure import Measured, measure
 from pvd_nerfstudio.commands.report.page import page
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.pipeline.student import ComparedPipeline
+from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
 from pvd_nerfstudio.trainer import PVDTrainerConfig, stop
 
@@ -28,7 +28,7 @@ PAIRS = {"student": "", "teacher": "teacher's ", "between": "to the teacher: "}
 
 @dataclass
 class Report:
-    """Judge a conversion: tables, pictures and curves in one file that opens from disk."""
+    """Judge a conversion: tables, images and curves in one file that opens from disk."""
 
     load_config: Path
     """The student's config.yml."""
@@ -59,8 +59,8 @@ class Report:
         names = [f"{name}: view {measured.views[number]}" for name, number in chosen.items()]
         figures = {"views": comparison_figure([measured.compared[number] for number in chosen.values()], names)}
         if report["curves"]:
-            asked = pipeline.comparison is None or pipeline.comparison.teacher.has_density
-            stages = stage_starts(config.pipeline.distillation, config.pipeline.steps) if asked else {}
+            has_stages = pipeline.comparison is None or pipeline.comparison.teacher.has_density
+            stages = stage_starts(config.pipeline.distillation, config.pipeline.steps) if has_stages else {}
             figures["curves"] = curves_figure(report["curves"], stages)
         self.output.write_text(page({**report, **tables(report)}, figures), "utf8")
         self._json.write_text(json.dumps(report, indent=2), "utf8")
@@ -88,7 +88,7 @@ class Report:
         except OSError as error:
             raise InputError(f"The folder {self.output.parent} cannot be made: {error.strerror}.") from error
 
-    def _load_teacher(self, pipeline: ComparedPipeline) -> list[str]:
+    def _load_teacher(self, pipeline: StudentPipeline) -> list[str]:
         """The teacher that was named; or else the one of the training, if it is still there.
 
         Returns:
@@ -96,7 +96,7 @@ class Report:
 
         Raises:
             InputError: the one that was named cannot be loaded or shows another scene; or there is neither a teacher
-                nor a photograph.
+                nor an image on disk.
         """
         place = self.teacher or pipeline.config.teacher
         try:
@@ -106,15 +106,15 @@ class Report:
         except InputError as error:
             if self.teacher is not None:
                 raise
-            if not pipeline.datamanager.eval_dataset.has_photographs:
+            if not pipeline.datamanager.eval_dataset.has_images:
                 raise InputError(
-                    f"There is nothing to compare the student with: the photographs are gone, and so is its teacher "
-                    f"({error}). Name a teacher with --teacher."
+                    "There is nothing to compare the student with: its data set's images are gone, and so is its "
+                    f"teacher ({error}). Name a teacher with --teacher."
                 ) from error
             return [f"Without the teacher: {error}."]
         return []
 
-    def _measure(self, pipeline: ComparedPipeline) -> Measured:
+    def _measure(self, pipeline: StudentPipeline) -> Measured:
         columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         measured = Measured()
         with Progress(*columns, console=CONSOLE) as progress:
@@ -147,21 +147,21 @@ def find_conversion(path: Path) -> tuple[TeacherRun, PVDTrainerConfig]:
     return run, run.config
 
 
-def load_student(run: TeacherRun) -> ComparedPipeline:
+def load_student(run: TeacherRun) -> StudentPipeline:
     """The pipeline of a finished run, wherever it lies now.
 
     Raises:
         InputError: it cannot be read.
     """
     pipeline = run.config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
-    assert isinstance(pipeline, ComparedPipeline)
+    assert isinstance(pipeline, StudentPipeline)
     pipeline.load_pipeline({f"_model.{name}": value for name, value in load_state(run).items()}, run.step)
     pipeline.eval()
     return pipeline
 
 
 def make_report(
-    pipeline: ComparedPipeline,
+    pipeline: StudentPipeline,
     measured: Measured,
     run: TeacherRun,
     megabytes: float,
@@ -181,7 +181,7 @@ def make_report(
     student, comparison = pipeline.student, pipeline.comparison
     students = {
         "name": f"student: {student.config.student}",
-        "photographs": measured.mean("student"),
+        "images": measured.mean("student"),
         "teacher": measured.mean("between"),
         "parameters": sum(parameter.numel() for parameter in student.parameters()),
         "megabytes": megabytes,
@@ -194,7 +194,7 @@ def make_report(
             0,
             {
                 "name": f"teacher: {teacher.run.config.method_name}",
-                "photographs": measured.mean("teacher"),
+                "images": measured.mean("teacher"),
                 "teacher": {},
                 "parameters": teacher.num_parameters,
                 "megabytes": weights_megabytes(teacher.run),
@@ -215,16 +215,16 @@ def make_report(
     }
 
 
-def _notes(pipeline: ComparedPipeline, measured: Measured) -> list[str]:
+def _notes(pipeline: StudentPipeline, measured: Measured) -> list[str]:
     """How the figures came about."""
     comparison, student, between = pipeline.comparison, measured.mean("student"), measured.mean("between")
     notes = []
     if comparison is not None and comparison.teacher.has_density:
-        notes.append("The teacher's pictures are made through the student's samples, its rays / s with its own.")
+        notes.append("The teacher's renderings are made through the student's samples, its rays / s with its own.")
     if not student:
-        notes.append("There are no photographs: everything is measured against the teacher.")
+        notes.append("The data set's images are missing: everything is measured against the teacher.")
     if pipeline.datamanager.stands_in:
-        notes.append("The data set cannot be read from here: made-up views stand in for its cameras.")
+        notes.append("The data set cannot be read from here: pseudo views stand in for its cameras.")
     if "lpips" not in {**student, **between}:
         notes.append("LPIPS is missing: its AlexNet is not in torch's cache, and is not downloaded here.")
     return [*notes, f"Means over {len(measured.views)} evaluation views. MB: weights on disk, without the optimiser's."]
@@ -234,7 +234,7 @@ def tables(report: dict[str, Any]) -> dict[str, Any]:
     """The same as text, for the page."""
     rows = []
     for model in report["models"]:
-        cells = {name.upper(): value for name, value in model["photographs"].items()}
+        cells = {name.upper(): value for name, value in model["images"].items()}
         cells |= {f"{name.upper()} to teacher": value for name, value in model["teacher"].items()}
         cells |= {"parameters": model["parameters"], "MB": model["megabytes"], "rays / s": model["rays_per_second"]}
         rows.append({"name": model["name"], "values": cells})

@@ -8,7 +8,7 @@ from pvd_nerfstudio.distillation.stages import DistillationConfig
 TAGS = {
     "Train Loss": "loss",
     "Train Metrics Dict/psnr_teacher": "PSNR against the teacher, rays in training",
-    "Eval Images Metrics/psnr": "PSNR against the photograph, one view",
+    "Eval Images Metrics/psnr": "PSNR against the ground truth, one view",
     "Eval Images Metrics/psnr_teacher": "PSNR against the teacher, one view",
 }
 """nerfstudio's names of what is drawn, to ours."""

@@ -1,4 +1,4 @@
-"""Pictures of a conversion: photograph, teacher, student and error, view by view; curves; films."""
+"""Images of a conversion: ground truth, teacher, student and error, view by view; curves; films."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -19,22 +19,22 @@ LABEL = "mean absolute difference of the colours"
 
 @dataclass
 class ComparedView:
-    """One view; pictures are `[height, width, 3]` in [0, 1]."""
+    """One view; images are `[height, width, 3]` in [0, 1]."""
 
     student: Tensor
     teacher: Tensor | None = None
-    photograph: Tensor | None = None
+    ground_truth: Tensor | None = None
 
     @property
-    def pictures(self) -> dict[str, Tensor]:
+    def images(self) -> dict[str, Tensor]:
         """Those that there are, by name."""
-        named = {"photograph": self.photograph, "teacher": self.teacher, "student": self.student}
-        return {name: picture for name, picture in named.items() if picture is not None}
+        named = {"ground truth": self.ground_truth, "teacher": self.teacher, "student": self.student}
+        return {name: image for name, image in named.items() if image is not None}
 
     @property
     def error(self) -> Tensor | None:
-        """Student against teacher, or else the photograph, `[height, width]`; None where there is neither."""
-        other = self.photograph if self.teacher is None else self.teacher
+        """Student against teacher, or else the ground truth, `[height, width]`; None where there is neither."""
+        other = self.ground_truth if self.teacher is None else self.teacher
         return None if other is None else (self.student.float() - other.float()).abs().mean(dim=-1)
 
 
@@ -42,28 +42,28 @@ def comparison_figure(views: list[ComparedView], names: list[str]) -> "Figure":
     """One row a view, its name at the left; at the right the error with its scale."""
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    shown = views[0].pictures
+    shown = views[0].images
     columns = [*shown, *([] if views[0].error is None else ["error"])]
     height, width = views[0].student.shape[:2]
     size = (2 * len(columns) + 1, 2 * len(views) * height / width + 0.5)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(views), len(columns), squeeze=False)
-    image = None
+    errors = None
     for row, view, name in zip(grid, views, names):
-        for axis, picture in zip(row, view.pictures.values()):
-            axis.imshow(np.clip(picture.float().cpu().numpy(), 0, 1), interpolation="nearest")
+        for axis, image in zip(row, view.images.values()):
+            axis.imshow(np.clip(image.float().cpu().numpy(), 0, 1), interpolation="nearest")
         if view.error is not None:
             error = view.error.cpu().numpy()
-            image = row[-1].imshow(error, cmap="inferno", vmin=0, vmax=ERROR_SCALE, interpolation="nearest")
+            errors = row[-1].imshow(error, cmap="inferno", vmin=0, vmax=ERROR_SCALE, interpolation="nearest")
         for axis in row:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         row[0].set_ylabel(name, fontsize=8)
     for axis, name in zip(grid[0], columns):
         axis.set_title(name, fontsize=9)
-    if image is not None:
-        against = "photograph" if "teacher" not in shown else "teacher"
-        figure.colorbar(image, ax=grid[:, -1].tolist(), shrink=0.7, label=f"{LABEL}, student and {against}")
+    if errors is not None:
+        against = "ground truth" if "teacher" not in shown else "teacher"
+        figure.colorbar(errors, ax=grid[:, -1].tolist(), shrink=0.7, label=f"{LABEL}, student and {against}")
     return figure
 
 

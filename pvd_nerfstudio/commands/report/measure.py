@@ -1,4 +1,4 @@
-"""A finished student beside its teacher and the photographs: pictures, metrics and speed, view by view."""
+"""A finished student beside its teacher and the ground truth: images, metrics and speed, view by view."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from pvd_nerfstudio.commands.report.figures import ComparedView
-from pvd_nerfstudio.pipeline.student import ComparedPipeline
+from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.model import image_metrics
 
 TIMED_RAYS = 4096
@@ -32,11 +32,11 @@ class Speed:
     def take(self, draw: Callable[[], Tensor]) -> Tensor:
         """Take the time of a rendering, whose result is pixels `[..., 3]`."""
         start = time.perf_counter()
-        picture = draw()
-        if picture.is_cuda:
+        image = draw()
+        if image.is_cuda:
             torch.cuda.synchronize()
-        self.rays, self.seconds = self.rays + picture[..., 0].numel(), self.seconds + time.perf_counter() - start
-        return picture
+        self.rays, self.seconds = self.rays + image[..., 0].numel(), self.seconds + time.perf_counter() - start
+        return image
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Measured:
     """Their numbers among the evaluation views."""
     compared: list[ComparedView] = field(default_factory=list)
     metrics: list[dict[str, dict[str, float]]] = field(default_factory=list)
-    """For each view: `student` and `teacher` against the photograph, `between` student and teacher."""
+    """For each view: `student` and `teacher` against the ground truth, `between` student and teacher."""
     student_speed: Speed = field(default_factory=Speed)
     teacher_speed: Speed = field(default_factory=Speed)
     """With its own samples, where it can; else with the student's."""
@@ -59,13 +59,13 @@ class Measured:
 
     @property
     def ranked(self) -> list[int]:
-        """Positions in the lists, the best view first: by PSNR against the photograph, or else the teacher."""
+        """Positions in the lists, the best view first: by PSNR against the ground truth, or else the teacher."""
         pair = "student" if "student" in self.metrics[0] else "between"
         return sorted(range(len(self.metrics)), key=lambda number: -self.metrics[number][pair]["psnr"])
 
 
 @torch.no_grad()
-def measure(pipeline: ComparedPipeline, count: int) -> Iterator[tuple[float, Measured]]:
+def measure(pipeline: StudentPipeline, count: int) -> Iterator[tuple[float, Measured]]:
     """Look at evaluation views, evenly spread.
 
     Args:
@@ -84,26 +84,26 @@ def measure(pipeline: ComparedPipeline, count: int) -> Iterator[tuple[float, Mea
         camera = dataset.cameras[view : view + 1].to(pipeline.device)
         measured.views.append(view)
         own = student.get_outputs_for_camera(camera)["rgb"]
-        theirs = None if comparison is None else comparison.picture(camera)
+        theirs = None if comparison is None else comparison.render(camera)
         if measured.metrics or count == 1:  # both are warm by now
             _take_times(pipeline, camera, measured)
-        photograph = None
-        if dataset.has_photographs:
-            photograph = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(own))
+        truth = None
+        if dataset.has_images:
+            truth = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(own))
         mask = dataset.mask(view)
         pairs = {
-            "student": (own, photograph, mask),
-            "teacher": (theirs, photograph, mask),
+            "student": (own, truth, mask),
+            "teacher": (theirs, truth, mask),
             "between": (own, theirs, None),
         }
         measured.metrics.append(
             {name: image_metrics(a, b, m) for name, (a, b, m) in pairs.items() if a is not None and b is not None}
         )
-        measured.compared.append(ComparedView(_cpu(own), _cpu(theirs), _cpu(photograph)))
+        measured.compared.append(ComparedView(_cpu(own), _cpu(theirs), _cpu(truth)))
         yield len(measured.views) / count, measured
 
 
-def _take_times(pipeline: ComparedPipeline, camera: Cameras, measured: Measured) -> None:
+def _take_times(pipeline: StudentPipeline, camera: Cameras, measured: Measured) -> None:
     """Both render the same rays."""
     student, comparison = pipeline.student, pipeline.comparison
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
@@ -118,8 +118,8 @@ def _take_times(pipeline: ComparedPipeline, camera: Cameras, measured: Measured)
     elif teacher.renders_natively:
         measured.teacher_speed.take(lambda: teacher.render_rays(rays, chunk=count))
     else:
-        measured.teacher_speed.take(lambda: comparison.picture(camera))
+        measured.teacher_speed.take(lambda: comparison.render(camera))
 
 
-def _cpu(picture: Tensor | None) -> Any:
-    return None if picture is None else picture.half().cpu()
+def _cpu(image: Tensor | None) -> Any:
+    return None if image is None else image.half().cpu()

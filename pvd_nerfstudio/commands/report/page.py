@@ -25,7 +25,7 @@ def page(report: dict[str, Any], figures: dict[str, "Figure"]) -> str:
 
 
 def inline(figure: "Figure") -> str:
-    """A figure as an address that holds the picture itself."""
+    """A figure as an address that holds the image itself."""
     file = BytesIO()
     figure.savefig(file, format="png", dpi=130)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

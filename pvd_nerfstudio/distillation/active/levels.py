@@ -31,7 +31,7 @@ class ActiveLearningConfig:
     rule: Rule = "error"
     """error: in proportion to a running mean of the error. papers: the pools and shares of PVD-AL."""
     pose_share: float = 0.3
-    """Share of the made-up views that are hard ones; the papers' rule has a tenth."""
+    """Share of the pseudo views that are hard ones; the papers' rule has a tenth."""
     ray_share: float = 0.5
     """Share of a step's rays that is drawn by error, the rest is uniform; the papers' rule has a tenth, from a pool."""
     pose_pool: int = 100
@@ -64,8 +64,8 @@ class ActiveLearningConfig:
 
 
 @dataclass
-class PartNotes:
-    """What a part of the bank was made of beside its seed: with it a resumed run makes the same part again."""
+class ChunkNotes:
+    """What a chunk of the bank was made of beside its seed: with it a resumed run makes the same chunk again."""
 
     number: int
     poses: Float[Tensor, "views 3 4"]
@@ -97,25 +97,25 @@ class ActiveLearning(nn.Module):
             if config.rule == "error"
             else HardRayPool(config.ray_pool, PAPERS_SHARE, device)
         )
-        self._notes: dict[int, PartNotes] = {}
+        self._notes: dict[int, ChunkNotes] = {}
 
     @property
     def matters(self) -> bool:
-        """Whether a resumed run needs the state: a level is on, or was when a part of the bank was made."""
+        """Whether a resumed run needs the state: a level is on, or was when a chunk of the bank was made."""
         made = any(len(notes.poses) or notes.points is not None for notes in self._notes.values())
         return bool(self.config.on) or made
 
-    def notes(self, slot: int, number: int) -> PartNotes | None:
-        """What was noted of a part; None if it has never been asked for."""
+    def notes(self, slot: int, number: int) -> ChunkNotes | None:
+        """What was noted of a chunk; None if it has never been queried for."""
         notes = self._notes.get(slot)
         return notes if notes is not None and notes.number == number else None
 
-    def note(self, slot: int, notes: PartNotes) -> None:
-        """Remember what a new part in this slot of the bank was made of."""
+    def note(self, slot: int, notes: ChunkNotes) -> None:
+        """Remember what a new chunk in this slot of the bank was made of."""
         self._notes[slot] = notes
 
     def hard_poses(self, count: int, generator: Generator) -> Float[Tensor, "views 3 4"]:
-        """Views for a part of `count`; none while the level is off or knows nothing."""
+        """Views for a chunk of `count`; none while the level is off or knows nothing."""
         if not self.config.poses:
             return torch.zeros(0, 3, 4, device=generator.device)
         share = self.config.pose_share if self.config.rule == "error" else PAPERS_SHARE
@@ -134,7 +134,7 @@ class ActiveLearning(nn.Module):
             self.rays.update(rays, errors)
 
     def replace_rays(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None) -> None:
-        """New rays took these places in the bank; the errors of the first of them, if the student was asked."""
+        """New rays took these places in the bank; the errors of the first of them, if the student was queried."""
         self.rays.replace(start, stop, errors if self.config.rays else None)
 
     def point_probability(
@@ -156,11 +156,11 @@ class ActiveLearning(nn.Module):
         return {f"hard_{level}_{what}": value for level, one in used.items() for what, value in one.items()}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Which levels are on, and the notes on the bank's parts."""
+        """Which levels are on, and the notes on the bank's chunks."""
         return {"on": self.config.on, "notes": {slot: vars(notes) for slot, notes in self._notes.items()}}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The same as it was saved."""
         for level in LEVELS:
             setattr(self.config, level, level in state["on"])
-        self._notes = {slot: PartNotes(**values) for slot, values in state["notes"].items()}
+        self._notes = {slot: ChunkNotes(**values) for slot, values in state["notes"].items()}

@@ -1,6 +1,6 @@
-"""Weighty points: the losses at points look where the picture is made, by the teacher or by the student.
+"""Weighty points: the losses at points look where the image is made, by the teacher or by the student.
 
-A point that carries weight in the student's picture alone is where it shows something that is not there: the
+A point that carries weight in the student's rendering alone is where it shows something that is not there: the
 teacher's weights would never lead to it.
 """
 

@@ -1,4 +1,4 @@
-"""Hard views: the poses whose pictures come out worst are visited again, from slightly elsewhere."""
+"""Hard views: the poses whose renderings come out worst are visited again, from slightly elsewhere."""
 
 import math
 from typing import Any
@@ -42,7 +42,7 @@ class HardPoses(nn.Module):
 
         Args:
             poses: camera to world.
-            errors: of their pictures, mean of squares: the smaller the PSNR, the larger.
+            errors: of their renderings, mean of squares: the smaller the PSNR, the larger.
         """
         if not len(errors):
             return

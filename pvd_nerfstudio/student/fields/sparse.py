@@ -1,7 +1,7 @@
 """Plenoxels' representation: values at the vertices of a sparse voxel grid, and no network.
 
 With no network to share what was seen, each vertex would have to meet many rays. A teacher that answers at points is
-asked at the vertices themselves, at the start and after each subdivision, and training goes on from there.
+queried at the vertices themselves, at the start and after each subdivision, and training goes on from there.
 """
 
 from dataclasses import dataclass, field

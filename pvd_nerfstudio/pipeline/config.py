@@ -1,0 +1,49 @@
+"""What can be told to a conversion: a teacher, a student, and how the one becomes the other."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
+
+from pvd_nerfstudio.data.datamanager import DistillationDataManagerConfig
+from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
+from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.student.model import StudentModelConfig
+
+
+def _pipeline() -> type:
+    """What is built from the options; it reads them, so it is imported late."""
+    from pvd_nerfstudio.pipeline.pipeline import DistillationPipeline  # noqa: PLC0415
+
+    return DistillationPipeline
+
+
+@dataclass
+class DistillationPipelineConfig(VanillaPipelineConfig):
+    """A teacher, a student and how the one becomes the other."""
+
+    _target: type = field(default_factory=_pipeline)
+    datamanager: DistillationDataManagerConfig = field(default_factory=DistillationDataManagerConfig)
+    """Where views come from."""
+    model: StudentModelConfig = field(default_factory=StudentModelConfig)
+    """The student."""
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    """The method: stages, losses and bank."""
+    active: ActiveLearningConfig = field(default_factory=ActiveLearningConfig)
+    """Which views, rays and points are looked at most."""
+    teacher: Path | None = None
+    """The teacher's run; set it with --teacher-checkpoint."""
+    occupancy_threshold: float | None = None
+    """Opacity of one sample from which on a cell of the occupancy grid is kept; left out: 0.02, and 0.01 in contracted
+    space, where rays pass through more of what is thin."""
+    inherit_color_head: bool = True
+    """Start with the teacher's colour head where its shape fits."""
+    steps: int = 0
+    """Steps of the whole run, which the stages are shares of; --max-num-iterations sets it."""
+    seed: int = 0
+    """Seed of all that is drawn; --machine.seed sets it."""
+
+    @property
+    def threshold(self) -> float:
+        """The chosen `occupancy_threshold`."""
+        return self.occupancy_threshold or (0.01 if self.model.contracted else 0.02)
