@@ -66,12 +66,9 @@ class ImageSource(ChunkSource):
 class ImagePipeline(DistillationPipeline):
     """The same student on images: of the teacher it gets the occupancy grid and nothing else."""
 
-    def _hand_over(self, teacher: FrozenTeacher) -> None:
-        super()._hand_over(teacher)
+    def _meet(self, teacher: FrozenTeacher) -> None:
+        super()._meet(teacher)
         self._teacher = None
-
-    def _check_renderings(self, teacher: FrozenTeacher) -> None:
-        """Not this arm's business."""
 
     @property
     def _point_answers(self) -> None:
@@ -189,12 +186,12 @@ def step_ratio(pipeline: DistillationPipeline, step: int, repeats: int = 30) -> 
     Neither has the update of the weights, which is the same for both; the median of some repeats.
     """
     method = pipeline.config.distillation
-    bank, student = pipeline.bank_at(step), pipeline.student
+    training, bank, student = pipeline.hand_over(), pipeline.bank_at(step), pipeline.student
     pipeline.train()
 
     def ours() -> Tensor:
         _, loss_dict, _ = pipeline.get_train_loss_dict(step)
-        pipeline._learn_errors(step)
+        training.learn_errors()
         return torch.stack(list(loss_dict.values())).sum()
 
     def bare() -> Tensor:
@@ -203,7 +200,7 @@ def step_ratio(pipeline: DistillationPipeline, step: int, repeats: int = 30) -> 
     generator = Generator(device=student.device).manual_seed(0)
     assert pipeline.active is not None
     targets = bank.rays(torch.cat(pipeline.active.draw_rays(method.rays_per_step, generator, bank.num_rays)))
-    rays, pixels = pipeline._ray_bundle(targets, generator), targets.rgb
+    rays, pixels = training.ray_bundle(targets, generator), targets.rgb
     return median_seconds(ours, student, repeats) / median_seconds(bare, student, repeats)
 
 

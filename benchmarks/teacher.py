@@ -18,9 +18,9 @@ from rich.progress import track
 
 from pvd_nerfstudio.pipeline import DistillationPipelineConfig
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
-from pvd_nerfstudio.teacher.check import fill_grid
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.occupancy import fill_grid
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -68,8 +68,8 @@ class Views:
             chosen = (torch.arange(self._pixels, dtype=torch.float64) * GOLDEN % 1 * len(rays)).long()
             rays = rays[chosen].to(DEVICE).reshape((len(chosen), 1))
             image = image_of(model.get_outputs_for_camera_ray_bundle(rays))[:, 0]
-            image = self._dataset.get_image_float32(view).flatten(0, 1)[chosen].to(image)
-            truth = model.renderer_rgb.blend_background(image)
+            truth = self._dataset.get_image_float32(view).flatten(0, 1)[chosen].to(image)
+            truth = model.renderer_rgb.blend_background(truth)
             decibels.append(-10 * torch.log10((image.clamp(0, 1) - truth).square().mean()))
         model.train()
         return torch.stack(decibels).cpu()

@@ -1,5 +1,26 @@
 """The error that is meant for the user."""
 
+import sys
+from types import TracebackType
+
+from pvd_nerfstudio.input.text import say
+
 
 class InputError(ValueError):
     """What the user gave cannot be used; the message says what, where and what to do."""
+
+
+def explain_errors() -> None:
+    """From now on an InputError that nobody catches ends the program with its message alone, and exit status 1."""
+    before = sys.excepthook
+    if getattr(before, "explains", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, InputError):
+            say(str(error), "bold red")
+        else:
+            before(kind, error, trace)
+
+    hook.explains = True  # type: ignore[attr-defined]
+    sys.excepthook = hook

@@ -3,7 +3,10 @@
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
+from pvd_nerfstudio.errors import explain_errors
 from pvd_nerfstudio.trainer import AdamWOptimizerConfig, CosineSchedulerConfig, PVDTrainerConfig
+
+explain_errors()  # ns-train is not ours, but what it says of our method is
 
 pvd_distill = MethodSpecification(
     config=PVDTrainerConfig(

@@ -1,28 +1,32 @@
 """`ns-train pvd-distill`: its top-level options, what follows from them, and a trainer that leaves no half files."""
 
 import shlex
+import signal
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import cos, pi
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 import tyro
+import yaml
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import file_name, say
 from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.student.memory import check_fits
@@ -30,6 +34,10 @@ from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
 from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run
+from pvd_nerfstudio.teacher.frozen import saved_scene_box
+from pvd_nerfstudio.training.folder import RunFolder
+from pvd_nerfstudio.training.interruption import Interruption
+from pvd_nerfstudio.training.optimizers import GrowingOptimizers
 
 GRID_BYTES = 40
 """What a cell of the occupancy grid takes while it is filled."""
@@ -98,22 +106,33 @@ class PVDTrainerConfig(TrainerConfig):
     """Pipeline configuration"""
 
     def __post_init__(self) -> None:
-        """Fill in what the teacher's run says, before anything is built or written."""
-        resumes = self.load_dir is not None or self.load_checkpoint is not None
-        if self.teacher_checkpoint is None and not resumes:
-            return  # nerfstudio's registry and --help; training itself asks for a teacher
+        """Resolve what was typed; nerfstudio's registry and --help have neither a teacher nor a run."""
+        if self.teacher_checkpoint is not None or self.resumes:
+            self.resolve()
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a run is gone on with."""
+        return self.load_dir is not None or self.load_checkpoint is not None
+
+    def resolve(self) -> None:
+        """Fill in what the teacher's run says, before anything is built or written; once.
+
+        Raises:
+            InputError: something of it cannot be used.
+        """
+        if self.pipeline.steps > 0:
+            return
         if self.machine.device_type == "cuda" and not torch.cuda.is_available():
-            CONSOLE.print("No CUDA GPU here: training on the CPU.")
+            say("No CUDA GPU here: training on the CPU.")
             self.machine = replace(self.machine, device_type="cpu")
-        try:
-            if resumes:
-                self._take_over_own_run()
-            else:
-                assert self.teacher_checkpoint is not None
-                self._take_over_teacher(find_run(self.teacher_checkpoint))
-            self._resolve()
-        except InputError as error:
-            stop(error)
+        if self.resumes:
+            self._take_over_own_run()
+        elif self.teacher_checkpoint is not None:
+            self._take_over_teacher(find_run(self.teacher_checkpoint))
+        else:
+            raise InputError("Which run is the teacher? Name it with --teacher-checkpoint PATH.")
+        self._resolve()
 
     def _take_over_teacher(self, run: TeacherRun) -> None:
         """What the user left open, from the teacher's run."""
@@ -125,6 +144,9 @@ class PVDTrainerConfig(TrainerConfig):
         if taught.data is not None:  # `ns-train METHOD --data PATH` leaves the dataparser's own path at its default
             taught.dataparser.data = Path(taught.data)
         self._choose_data(taught.dataparser, space)
+        box = saved_scene_box(run)
+        if box is not None:
+            pipeline.datamanager.orbit.box = tuple(box.aabb.flatten().tolist())
         for name, value in (("near_plane", space.near), ("far_plane", space.far), ("contracted", space.contracted)):
             if getattr(model, name) is None:
                 setattr(model, name, value)
@@ -172,17 +194,15 @@ class PVDTrainerConfig(TrainerConfig):
         if self.teacher_checkpoint is not None:
             previous.pipeline.teacher = find_run(self.teacher_checkpoint).checkpoint_path
         elif previous.pipeline.teacher is not None and not previous.pipeline.teacher.is_file():
-            CONSOLE.print(
-                f"[yellow]The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another."
-            )
+            say(f"The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another.", "yellow")
             previous.pipeline.teacher = None
         if self.data is not None:
             previous.pipeline.datamanager.data = self.data
         self.pipeline, self.optimizers, self.student = previous.pipeline, previous.optimizers, previous.student
         self.machine, self.command = replace(self.machine, seed=previous.machine.seed), previous.command
-        self.experiment_name = self.experiment_name or previous.experiment_name
+        self.experiment_name = self.experiment_name or file_name(previous.experiment_name, "unnamed")
         self.max_num_iterations = self.max_num_iterations or previous.max_num_iterations
-        CONSOLE.print(f"Resuming {run.config_path.parent}: its student and its method are taken over.")
+        say(f"Resuming {run.config_path.parent}: its student and its method are taken over.")
 
     def _resolve(self) -> None:
         """Replace every `0: what suits` and `left out` by its value, so that config.yml says everything."""
@@ -194,7 +214,7 @@ class PVDTrainerConfig(TrainerConfig):
         pipeline.active.check()
         if pipeline.active.rays and pipeline.distillation.chunks == 1:
             raise InputError(
-                "--pipeline.active.rays needs rays that stay in the bank, but it holds one part alone. Set "
+                "--pipeline.active.rays needs rays that stay in the bank, but it holds one chunk alone. Set "
                 "--pipeline.distillation.chunks and --pipeline.distillation.refresh-every, or leave the level off."
             )
         pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
@@ -202,7 +222,7 @@ class PVDTrainerConfig(TrainerConfig):
             group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate
             group["scheduler"].max_steps = self.max_num_iterations
         if self.experiment_name is None:
-            self.experiment_name = Path(pipeline.datamanager.dataparser.data).stem or "unnamed"
+            self.experiment_name = file_name(Path(pipeline.datamanager.dataparser.data).stem, "unnamed")
 
     def _check_student(self, model: StudentModelConfig) -> None:
         """Sizes that make no sense or do not fit are refused before anything is built."""
@@ -230,103 +250,159 @@ class PVDTrainerConfig(TrainerConfig):
 
 
 class PVDTrainer(Trainer):
-    """nerfstudio's trainer, careful with what is on disk."""
+    """nerfstudio's trainer, careful with what is on disk.
+
+    `setup` opens a run, also a finished one, without its teacher; training begins with `begin`.
+    """
 
     config: PVDTrainerConfig
     pipeline: DistillationPipeline
+    optimizers: GrowingOptimizers
+
+    def __init__(self, config: PVDTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        config.resolve()
+        super().__init__(config, local_rank, world_size)
+        self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
+        self._interruption = Interruption()
+        self._has_begun, self._last_done = False, -1
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """Build everything; write config.yml only when nothing was wrong."""
-        try:
-            self._refuse_to_overwrite()
-            if self.config.pipeline.steps == 0:
-                raise InputError("Which run is the teacher? Name it with --teacher-checkpoint PATH.")
+        """Build all but what needs the teacher. A new run claims its folder first."""
+        with self._leaving_nothing():
+            if not self.config.resumes and test_mode == "val":
+                self._claim()
             super().setup(test_mode)
+        before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
+        self.callbacks.insert(0, TrainingCallback([before], self._start_step_of))
+        self.callbacks.append(TrainingCallback([after], self._end_step_of))
+
+    def begin(self) -> None:
+        """Before the first step: the folder is claimed, teacher and student meet, config.yml says what is trained.
+
+        Raises:
+            InputError: something does not fit; a new run's folder is gone again.
+        """
+        if self._has_begun:
+            return
+        with self._leaving_nothing():
+            self._claim()
+            self.pipeline.hand_over()
             self.pipeline.bank_at(self._start_step)
-        except InputError as error:
-            stop(error)
-        if self.local_rank == 0:
-            typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-            self.config.command = f"{self.config.command} && {typed}" if self.config.command else typed
-            TrainerConfig.save_config(self.config)
+            if self.local_rank == 0:
+                self._save_config()
+        self._has_begun = True
 
     def setup_optimizers(self) -> Optimizers:
-        """nerfstudio's, which load what a checkpoint says of the groups that are here.
-
-        A feature projection has one, and is not there when a run goes on without its teacher. The pipeline has passed
-        its checks by now, so the run gets its folder, which the viewer expects.
-        """
-        self.base_dir.mkdir(parents=True, exist_ok=True)
-        return _Optimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
+        """nerfstudio's, to which the hand-over may add."""
+        return GrowingOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 
     def train(self) -> None:
-        """Train up to `max_num_iterations` steps in all; Ctrl-C saves what is there."""
+        """Train up to `max_num_iterations` steps in all; Ctrl-C and SIGTERM save what is there."""
         total = self.config.max_num_iterations
         if self._start_step >= total:
-            CONSOLE.print(f"All {total} steps are done; --max-num-iterations sets a larger total.")
+            say(f"All {total} steps are done; --max-num-iterations sets a larger total.")
             return
+        self.begin()
         self._last_done = self._start_step - 1
         self.config.max_num_iterations = total - self._start_step
         try:
-            super().train()
-        except InputError as error:
-            stop(error)
+            with self._interruption:
+                super().train()
         except KeyboardInterrupt:
-            if self.training_state != "completed" and self._last_done >= 0:
-                self.save_checkpoint(self._last_done)
-                CONSOLE.print(
-                    f"\nInterrupted after step {self._last_done}; go on with\n"
-                    f"ns-train pvd-distill --load-dir {self.checkpoint_dir}"
-                )
+            self._stop()
         finally:
             self.config.max_num_iterations = total
+            self.folder.release()
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
-        """One step; notes that it is done, for a checkpoint after an interruption."""
+        """One step.
+
+        Raises:
+            InputError: the loss is no longer finite.
+        """
+        self.begin()
         output = super().train_iteration(step)
-        self._last_done = step
+        if not torch.isfinite(output[0]):
+            raise self._diverged(f"The loss of step {step} is {float(output[0])}")
         return output
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Save beside the old checkpoint and only then take its place: an interruption never costs both."""
+        """Save beside the old checkpoint and only then take its place: an interruption never costs both.
+
+        Raises:
+            InputError: the disk is full, or weights are no longer finite.
+        """
+        broken = [name for name, value in self.pipeline.student.named_parameters() if not value.isfinite().all()]
+        if broken:
+            raise self._diverged(f"The student's weights are no longer finite after step {step} ({broken[0]})")
         if step + 1 >= self.config.pipeline.steps:
             self.pipeline.finish()
-            for kept in (self.optimizers.optimizers, self.optimizers.schedulers, self.optimizers.parameters):
-                kept.pop("projection", None)
-        final = self.checkpoint_dir
-        final.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".saving-") as folder:
-            self.checkpoint_dir = Path(folder)
+            self.optimizers.drop("projection")
+        final = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        with self.folder.whole(final) as unfinished:
+            self.checkpoint_dir = unfinished.parent
             try:
                 super().save_checkpoint(step)
             finally:
-                self.checkpoint_dir = final
-            (saved,) = Path(folder).glob("*.ckpt")
-            saved.replace(final / saved.name)
+                self.checkpoint_dir = final.parent
         if self.config.save_only_latest_checkpoint:
-            for old in final.glob("*.ckpt"):
-                if old.name != saved.name:
+            for old in final.parent.glob("*.ckpt"):
+                if old != final:
                     old.unlink()
 
-    def _refuse_to_overwrite(self) -> None:
-        resumed = self.config.load_dir is not None and self.config.load_dir.resolve() == self.checkpoint_dir.resolve()
-        if not resumed and any(self.checkpoint_dir.glob("*.ckpt")):
-            raise InputError(
-                f"{self.base_dir} already holds a run. Choose another --timestamp or --experiment-name, "
-                f"or resume it with --load-dir {self.checkpoint_dir}."
-            )
+    def _claim(self) -> None:
+        if self.local_rank == 0:
+            resumed = self.config.load_dir or (self.config.load_checkpoint and self.config.load_checkpoint.parent)
+            self.folder.claim(resumed is not None and resumed.resolve() == self.checkpoint_dir.resolve())
 
+    @contextmanager
+    def _leaving_nothing(self) -> Iterator[None]:
+        """A new run that cannot begin leaves no folder."""
+        try:
+            yield
+        except BaseException:
+            writer.EVENT_WRITERS[:] = [logs for logs in writer.EVENT_WRITERS if not self._writes_here(logs)]
+            self.folder.abandon()
+            raise
 
-class _Optimizers(Optimizers):
-    def load_optimizers(self, loaded_state: dict[str, Any]) -> None:
-        super().load_optimizers({name: state for name, state in loaded_state.items() if name in self.optimizers})
+    def _writes_here(self, logs: Any) -> bool:
+        tensorboard = getattr(logs, "tb_writer", None)
+        if tensorboard is None or not Path(tensorboard.log_dir).is_relative_to(self.base_dir):
+            return False
+        tensorboard.close()
+        return True
 
-    def load_schedulers(self, loaded_state: dict[str, Any]) -> None:
-        super().load_schedulers({name: state for name, state in loaded_state.items() if name in self.schedulers})
+    def _save_config(self) -> None:
+        config = self.config
+        typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        config.command = f"{config.command} && {typed}" if config.command else typed
+        self.folder.write(self.base_dir / "config.yml", lambda path: path.write_text(yaml.dump(config), "utf8"))
 
+    def _start_step_of(self, step: int) -> None:
+        del step
+        self._interruption.in_step = True
 
-def stop(error: InputError) -> NoReturn:
-    """Say what is wrong, without a traceback, and end the program."""
-    CONSOLE.print(f"[bold red]{escape(str(error))}")
-    sys.exit(1)
+    def _end_step_of(self, step: int) -> None:
+        self._last_done = step
+        self._interruption.end_step()
+
+    def _stop(self) -> None:
+        """Save the last whole step, and say how to go on."""
+        if self.training_state != "completed" and self._last_done >= self._start_step:
+            if self._interruption.in_step:
+                say(f"\nInterrupted within step {self._last_done + 1}: the last checkpoint is what there is.")
+            else:
+                self.save_checkpoint(self._last_done)
+                say(f"\nInterrupted after step {self._last_done}; go on with")
+            say(f"ns-train pvd-distill --load-dir {self.checkpoint_dir}")
+        if self._interruption.number == signal.SIGTERM:
+            sys.exit(128 + signal.SIGTERM)
+
+    def _diverged(self, what: str) -> InputError:
+        saved = sorted(self.checkpoint_dir.glob("*.ckpt"))
+        kept = f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint had been saved."
+        return InputError(
+            f"{what}: training has diverged and stops. {kept} Lower --optimizers.fields.optimizer.lr (it is "
+            f"{self.config.optimizers['fields']['optimizer'].lr:g}) or the weights --pipeline.distillation.*-weight."
+        )

@@ -8,11 +8,12 @@ from pvd_nerfstudio.trainer import PVDTrainer
 
 
 def start(config) -> PVDTrainer:
-    """A trainer that has been set up, seeded as ns-train does it."""
+    """A trainer whose training can go on, seeded as ns-train does it."""
     torch.manual_seed(config.machine.seed)
     config.save_config()
     trainer = config.setup(local_rank=0, world_size=1)
     trainer.setup()
+    trainer.begin()
     return trainer
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -32,6 +31,8 @@ from torch import Tensor
 from pvd_nerfstudio.commands.demo_scene import CAMERA_RADIUS, write_scene
 from pvd_nerfstudio.commands.report.figures import ComparedView, save_comparison, save_film
 from pvd_nerfstudio.data.views import like, sphere
+from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.model import image_metrics
 from pvd_nerfstudio.teacher.checkpoint import find_run, weights_megabytes
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
@@ -97,17 +98,21 @@ class Demo:
             student = train(self._student_config(teacher[0]), _bar(progress, "Distilling it into an MLP"))
             rows = self._evaluate(scene, teacher, student, _bar(progress, "Rendering"))
         CONSOLE.print(_table(rows))
-        CONSOLE.print(f"Done in {time.perf_counter() - started:.0f} s. Image: {self.output / 'compare.png'}")
-        CONSOLE.print(f"Look around: ns-viewer --load-config {student[0] / 'config.yml'}", soft_wrap=True)
+        say(f"Done in {time.perf_counter() - started:.0f} s. Image: {self.output / 'compare.png'}")
+        say(f"Look around: ns-viewer --load-config {student[0] / 'config.yml'}")
         gap = rows[0].mean("psnr") - rows[1].mean("psnr")
         if gap > WORST_GAP:
-            sys.exit(f"The student ends {gap:.1f} dB under its teacher; more than {WORST_GAP:.0f} dB is a failure.")
+            raise InputError(
+                f"The student ends {gap:.1f} dB under its teacher; more than {WORST_GAP:.0f} dB is a failure."
+            )
 
     def _prepare_folder(self) -> None:
         mark = self.output / ".pvd-demo"
         if self.output.exists() and any(self.output.iterdir()):
             if not mark.is_file():
-                sys.exit(f"{self.output} is not empty and not an earlier demo; choose another folder with --output.")
+                raise InputError(
+                    f"{self.output} is not empty and not an earlier demo; choose another folder with --output."
+                )
             shutil.rmtree(self.output)
         self.output.mkdir(parents=True, exist_ok=True)
         mark.touch()
@@ -247,6 +252,7 @@ def _table(rows: list[Measured]) -> Table:
 
 def main() -> None:
     """Entry point of `pvd-demo`."""
+    explain_errors()
     tyro.cli(Demo).run()
 
 

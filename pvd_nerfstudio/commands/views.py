@@ -6,15 +6,13 @@ from pathlib import Path
 import torch
 import tyro
 from jaxtyping import Float
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.commands.report.command import find_conversion, load_student
 from pvd_nerfstudio.commands.report.figures import cameras_figure
-from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
-from pvd_nerfstudio.trainer import stop
 
 
 @dataclass
@@ -34,12 +32,9 @@ class Views:
 
     def run(self) -> None:
         """Draw and write."""
-        try:
-            if self.output.exists() and not self.overwrite:
-                raise InputError(f"{self.output} exists already; replace it with --overwrite, or choose another.")
-            pipeline = load_student(find_conversion(self.load_config)[0])
-        except InputError as error:
-            stop(error)
+        if self.output.exists() and not self.overwrite:
+            raise InputError(f"{self.output} exists already; replace it with --overwrite, or choose another.")
+        pipeline = load_student(find_conversion(self.load_config)[0])
         data, generator = pipeline.datamanager, Generator(device=pipeline.device).manual_seed(0)
         pseudo = data.pseudo_views(self.pseudo, generator)
         groups = {
@@ -52,7 +47,7 @@ class Views:
         figure = cameras_figure(groups, pipeline.student.grid.aabb)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(self.output, dpi=110)
-        CONSOLE.print(str(self.output), soft_wrap=True)
+        say(str(self.output))
 
     def _hard(self, pipeline: StudentPipeline) -> Float[Tensor, "views 3 4"] | None:
         """The training views that differ most from the teacher's; None where it is not at hand."""
@@ -62,7 +57,7 @@ class Views:
         try:
             pipeline.load_teacher(place)
         except InputError as error:
-            CONSOLE.print(f"[yellow]No hard views: {escape(str(error))}")
+            say(f"No hard views: {error}", "yellow")
             return None
         assert pipeline.comparison is not None
         cameras = pipeline.datamanager.train_cameras
@@ -72,6 +67,7 @@ class Views:
 
 def main() -> None:
     """Entry point of `pvd-views`."""
+    explain_errors()
     torch.set_grad_enabled(False)
     tyro.cli(Views).run()
 

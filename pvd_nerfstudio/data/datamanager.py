@@ -18,7 +18,6 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
 from nerfstudio.data.utils.data_utils import get_image_mask_tensor_from_path
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data import views
@@ -26,6 +25,7 @@ from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import say
 
 
 @dataclass
@@ -81,11 +81,6 @@ class DistillationDataset(InputDataset):
         """From now on give images with their alpha channel, not blended with a colour."""
         self._dataparser_outputs = replace(self._dataparser_outputs, alpha_color=None)
 
-    def mask(self, view: int) -> Bool[Tensor, "height width"] | None:
-        """Which pixels of a view's image count; None: all."""
-        paths = self._dataparser_outputs.mask_filenames
-        return None if paths is None else get_image_mask_tensor_from_path(paths[view], self.scale_factor)[..., 0]
-
     def get_image_float32(self, image_idx: int) -> Tensor:
         """Image or rendering of a view.
 
@@ -103,6 +98,17 @@ class DistillationDataset(InputDataset):
         return self.render(image_idx)
 
 
+def has_images(dataset: InputDataset) -> bool:
+    """Whether the images of a data set can be read; one that is not ours has them, in its own way."""
+    return getattr(dataset, "has_images", True)
+
+
+def mask_of(dataset: InputDataset, view: int) -> Bool[Tensor, "height width"] | None:
+    """Which pixels of a view's image count; None: all."""
+    paths = dataset._dataparser_outputs.mask_filenames
+    return None if paths is None else get_image_mask_tensor_from_path(paths[view], dataset.scale_factor)[..., 0]
+
+
 class ComparisonLoader(FixedIndicesEvalDataloader):
     """Evaluation views: cameras, images and, while there is a teacher, its renderings."""
 
@@ -116,12 +122,7 @@ class ComparisonLoader(FixedIndicesEvalDataloader):
         """A view with the teacher's rendering in the batch; where that is its image, it is not rendered twice."""
         if self.render is None:
             return camera, batch
-        return camera, batch | {"teacher": self.render(camera) if self.has_images else batch["image"]}
-
-    @property
-    def has_images(self) -> bool:
-        """Whether the images are on disk."""
-        return self.input_dataset.has_images  # type: ignore[attr-defined]
+        return camera, batch | {"teacher": self.render(camera) if has_images(self.input_dataset) else batch["image"]}
 
 
 class DistillationDataManager(VanillaDataManager[DistillationDataset]):
@@ -136,17 +137,31 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             config.dataparser.data = Path(config.data)
         parser, problem = readable(config.dataparser, config.orbit.size)
         self.stands_in, self.keeps_alpha = parser is None, True
+        self._place, self._problem = config.dataparser.data, problem
         if parser is None:
-            CONSOLE.print(
-                f"[yellow]The data set {config.dataparser.data} cannot be read ({problem}). {config.orbit.words} "
-                "stand in for its cameras (--pipeline.datamanager.orbit.*). Of an object that was captured from "
-                "all around (lego) nothing was lost; expect much less of a room, or of a scene seen from one side."
-            )
             config = replace(config, dataparser=config.orbit, data=None)
         elif problem is not None:
-            CONSOLE.print(f"[yellow]The images of {config.dataparser.data} are gone ({problem}). Its poses are used.")
             config = replace(config, dataparser=parser, data=None)
         super().__init__(config, *args, **kwargs)
+
+    def say_what_is_missing(self) -> None:
+        """Print what of the data set cannot be read, and what is used in its place."""
+        if self.stands_in:
+            say(
+                f"The data set {self._place} cannot be read ({self._problem}). {self.config.orbit.words} "
+                "stand in for its cameras (--pipeline.datamanager.orbit.*). Of an object that was seen from "
+                "all around (lego) nothing was lost; expect much less of a room, or of a scene seen from one side.",
+                "yellow",
+            )
+        elif self._problem is not None:
+            say(f"The images of {self._place} are gone ({self._problem}). Its poses are used.", "yellow")
+
+    def say_where_views_are(self) -> None:
+        """Print which pseudo views suit the cameras."""
+        say(
+            f"Pseudo views: {self.pseudo_views.words} (--pipeline.datamanager.pseudo-views), "
+            f"{self.config.pseudo_view_margin:.0%} beyond the cameras' space at most."
+        )
 
     def setup_train(self) -> None:
         """Only the cameras are needed; the pixel sampler carries the batch size that nerfstudio's exporter sets."""
@@ -156,13 +171,8 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         )
         chosen = None if self.config.pseudo_views == "auto" else self.config.pseudo_views
         self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin)
-        if self.test_mode == "val":
-            CONSOLE.print(
-                f"Pseudo views: {self.pseudo_views.words} (--pipeline.datamanager.pseudo-views), "
-                f"{self.config.pseudo_view_margin:.0%} beyond the cameras' space at most."
-            )
         self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
-        if not self.train_dataset.has_images:
+        if not self.has_images:
             # The viewer pins an image to each training camera: a grey one.
             size = int(self.train_cameras.height[0]), int(self.train_cameras.width[0]), 3
             self.train_dataset.render = lambda _: torch.full(size, 0.5)
@@ -171,6 +181,29 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         """Loaders that read an image when its turn comes."""
         self.fixed_indices_eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
         self.eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the training images can be read."""
+        return has_images(self.train_dataset)
+
+    @property
+    def has_eval_images(self) -> bool:
+        """Whether the evaluation images can be read."""
+        return has_images(self.eval_dataset)
+
+    def compare_with(self, render: Callable[[Cameras], Tensor]) -> None:
+        """From now on evaluation views come with the teacher's renderings, which also stand in for missing images.
+
+        Args:
+            render: the teacher's rendering of a camera, `[height, width, 3]`.
+        """
+        if not self.eval_dataset:
+            return
+        self.eval_dataloader.render = self.fixed_indices_eval_dataloader.render = render
+        if not self.has_eval_images:
+            cameras = self.eval_dataset.cameras
+            self.eval_dataset.render = lambda view: render(cameras[view : view + 1]).cpu()
 
     def draw_rays(self, count: int, generator: Generator) -> RayBundle:
         """Rays of training cameras and pseudo ones."""
@@ -258,7 +291,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     @cached_property
     def _masks(self) -> list[Tensor] | None:
-        masks = [self.train_dataset.mask(view) for view in range(len(self.train_dataset))]
+        masks = [mask_of(self.train_dataset, view) for view in range(len(self.train_dataset))]
         return None if masks[0] is None else [mask for mask in masks if mask is not None]
 
     @cached_property

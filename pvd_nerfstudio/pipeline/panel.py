@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pvd_nerfstudio.distillation.active.levels import LEVELS, ActiveLearningConfig
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import markdown
 from pvd_nerfstudio.pipeline.comparison import Comparison
 from pvd_nerfstudio.student.model import StudentModel
 
@@ -60,7 +61,7 @@ class Panel(nn.Module):
         student: who learns, or has learned.
         comparison: gives the teacher beside the student; None while there is no teacher.
         load: loads a teacher from a path; raises InputError.
-        cameras: views among which the hard ones are looked for.
+        cameras: gives the views among which the hard ones are looked for.
         teacher: where the teacher was in training.
         levels: of active learning; None when nothing is trained.
     """
@@ -70,7 +71,7 @@ class Panel(nn.Module):
         student: StudentModel,
         comparison: Callable[[], Comparison | None],
         load: Callable[[Path], None],
-        cameras: Cameras,
+        cameras: Callable[[], Cameras],
         teacher: Path | None,
         levels: ActiveLearningConfig | None,
     ) -> None:
@@ -112,7 +113,7 @@ class Panel(nn.Module):
         for level in LEVELS:
             if pools and f"hard_{level}_size" in pools:
                 facts[f"Pool of hard {level}"] = f"{pools[f'hard_{level}_size']:,.0f}"
-        self._state.value = "  \n".join(f"**{name}** {value}" for name, value in facts.items())
+        self._state.value = "  \n".join(f"**{name}** {markdown(value)}" for name, value in facts.items())
 
     def show_levels(self) -> None:
         """Bring the check boxes up to what the flags are."""
@@ -144,7 +145,7 @@ class Panel(nn.Module):
             self._said.value = "Loading …"
             self._load(Path(place))
         except Exception as error:  # a thread of the viewer: nobody else would say what went wrong
-            self._said.value = f"**Not loaded:** {_plain(error)}"
+            self._said.value = f"**Not loaded:** {_words(error)}"
             return
         self._round = []
         self._said.value = "Loaded: its renderings and the difference are among the outputs."
@@ -163,12 +164,12 @@ class Panel(nn.Module):
             view, psnr = self._round.pop(0)
             self._uncover(view)
             self._said.value = f"Training view {view}: {psnr:.1f} dB against the teacher."
-            wxyz, position = _viser_pose(self._cameras, view)
+            wxyz, position = _viser_pose(self._cameras(), view)
             for client in self.control.server.get_clients().values():
                 with client.atomic():
                     client.camera.wxyz, client.camera.position = wxyz, position
         except Exception as error:  # as above
-            self._said.value = f"**No hard view:** {_plain(error)}"
+            self._said.value = f"**No hard view:** {_words(error)}"
 
     def _uncover(self, view: int) -> None:
         """Hide the frustums of a view, nerfstudio's with its image and ours: from within they cover it."""
@@ -186,7 +187,7 @@ class Panel(nn.Module):
 
     def _worst_views(self, comparison: Comparison) -> list[tuple[int, float]]:
         """Numbers of training cameras and their PSNR against the teacher, the worst first."""
-        cameras = self._cameras
+        cameras = self._cameras()
         candidates = torch.linspace(0, len(cameras) - 1, min(CANDIDATES, len(cameras))).long()
         psnr = -10 * comparison.errors(cameras[candidates]).clamp_min(1e-10).log10().cpu()
         order = psnr.argsort()[:HARD_VIEWS]
@@ -195,7 +196,7 @@ class Panel(nn.Module):
     def _mark(self) -> None:
         """Draw the hard views as frustums in a colour of their own."""
         self._cover()
-        cameras = self._cameras
+        cameras = self._cameras()
         scale = self.control.viewer.config.camera_frustum_scale
         for frustum in self._frustums.values():
             frustum.remove()
@@ -220,7 +221,6 @@ def _viser_pose(cameras: Cameras, view: int) -> tuple[Any, Any]:
     return turned.wxyz, pose[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO
 
 
-def _plain(error: Exception) -> str:
-    """An error as code: the viewer's markdown has signs of its own."""
+def _words(error: Exception) -> str:
     kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-    return f"`{kind}{error}`".replace("\n", " ")
+    return markdown(f"{kind}{error}".replace("\n", " "))

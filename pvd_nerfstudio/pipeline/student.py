@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 from torch import Tensor
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.comparison import Comparison
 from pvd_nerfstudio.pipeline.panel import TITLE, Panel
 from pvd_nerfstudio.student.model import StudentModel
@@ -53,9 +52,12 @@ class StudentPipeline(VanillaPipeline):
         Args:
             levels: of active learning, where a student is trained.
         """
-        cameras, teacher = self.datamanager.train_dataset.cameras, self.config.teacher
-        panel = Panel(self.student, lambda: self.comparison, self.load_teacher, cameras, teacher, levels)
+        teacher = self.config.teacher
+        panel = Panel(self.student, lambda: self.comparison, self.load_teacher, self._cameras, teacher, levels)
         setattr(self, TITLE, panel)
+
+    def _cameras(self) -> Cameras:
+        return self.datamanager.train_dataset.cameras
 
     def load_pipeline(self, loaded_state: dict[str, Any], step: int) -> None:
         """nerfstudio's; the panel says what was loaded."""
@@ -90,12 +92,8 @@ class StudentPipeline(VanillaPipeline):
 
     def compare_with(self, teacher: FrozenTeacher) -> None:
         """Show a teacher's renderings beside the student's, in the viewer and in evaluation."""
-        comparison, data = Comparison(teacher, self.student), self.datamanager
-        self.comparison = comparison
-        data.eval_dataloader.render = data.fixed_indices_eval_dataloader.render = comparison.render
-        if not data.eval_dataset.has_images:
-            cameras = data.eval_dataset.cameras
-            data.eval_dataset.render = lambda view: comparison.render(cameras[view : view + 1]).cpu()
+        self.comparison = Comparison(teacher, self.student)
+        self.datamanager.compare_with(self.comparison.render)
         self.student.beside = self._beside
 
     def _beside(self, camera: Cameras, rgb: Tensor) -> dict[str, Tensor]:
@@ -110,5 +108,5 @@ class StudentPipeline(VanillaPipeline):
             try:
                 self.load_teacher(teacher)
             except InputError as error:
-                CONSOLE.print(f"[yellow]Evaluation without the teacher: {escape(str(error))}")
+                say(f"Evaluation without the teacher: {error}", "yellow")
         return super().get_average_eval_image_metrics(*args, **kwargs)

@@ -15,12 +15,12 @@ from nerfstudio.model_components import renderers
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import Model, ModelConfig
 from nerfstudio.utils import colormaps
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing, stretch
@@ -128,6 +128,11 @@ class StudentModel(Model):
         self.has_sky = bool(config.contracted) and config.background_color == "last_sample"
         self.renderer_rgb = RGBRenderer(background_color="black" if self.has_sky else config.background_color)
 
+    @property
+    def feature_dim(self) -> int | None:
+        """Width of the feature vector; None where there is none."""
+        return getattr(self.config.chosen, "feature_dim", None)
+
     def see_from(self, cameras: Cameras) -> None:
         """Fit the samples of contracted space to where cameras stand: even as far as the unit box lies from them."""
         config = self.config
@@ -173,10 +178,10 @@ class StudentModel(Model):
             return
         shapes = {name: value.shape for name, value in head.state_dict().items()}
         if weights is None or {name: value.shape for name, value in weights.items()} != shapes:
-            CONSOLE.print("The teacher's colour head does not fit the student's, which starts at random.")
+            say("The teacher's colour head does not fit the student's, which starts at random.")
             return
         head.load_state_dict(weights)
-        CONSOLE.print("The student starts with the teacher's colour head.")
+        say("The student starts with the teacher's colour head.")
 
     @property
     def train_spacing(self) -> Spacing:

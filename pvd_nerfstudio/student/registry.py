@@ -12,9 +12,8 @@ from keyword import iskeyword
 from typing import TYPE_CHECKING, Literal
 
 from nerfstudio.models.base_model import ModelConfig
-from nerfstudio.utils.rich_utils import CONSOLE
-from rich.markup import escape
 
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.hash import HashFieldConfig
 from pvd_nerfstudio.student.fields.hybrid import HybridFieldConfig
@@ -53,8 +52,7 @@ def _find_students() -> dict[str, type[FieldConfig]]:
             if not entry.name.isidentifier() or iskeyword(entry.name):
                 raise ValueError(f"{entry.name!r} is no name for an option")
         except Exception as error:  # another package's import may fail in any way
-            what = escape(f"The student '{entry.name}' is left out: {type(error).__name__}: {error}")
-            CONSOLE.print(f"[yellow]{what}")
+            say(f"The student '{entry.name}' is left out: {type(error).__name__}: {error}", "yellow")
             continue
         found[entry.name] = config
     return found

@@ -1,8 +1,11 @@
-"""One table at the start of a conversion: what the teacher offers and what of it the student uses."""
+"""One table at the start of a conversion: what the teacher has and what of it the student uses."""
 
 from collections.abc import Collection
 
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
+
+from pvd_nerfstudio.input.text import plain
 
 
 def capabilities_table(
@@ -13,7 +16,7 @@ def capabilities_table(
     has_density: bool,
     wanted: Collection[str],
 ) -> Table:
-    """What the teacher offers, what the student uses, and why it leaves out the rest.
+    """What the teacher has, what the student uses, and why it leaves out the rest.
 
     Args:
         teacher: name of the teacher's method.
@@ -23,9 +26,9 @@ def capabilities_table(
         has_density: whether density and colour can be queried at points; otherwise there are only pixels.
         wanted: the rows (features, density, colour, pixels) whose losses have a weight.
     """
-    table = Table("", f"{teacher} offers", f"{student} uses")
-    offered = "-" if teacher_feature_dim is None else f"{teacher_feature_dim} channels"
-    table.add_row("features", offered, _features(teacher_feature_dim, student_feature_dim, "features" in wanted))
+    table = Table("", Column(Text(f"{plain(teacher)} has")), f"{student} uses")
+    features = "-" if teacher_feature_dim is None else f"{teacher_feature_dim} channels"
+    table.add_row("features", features, _features(teacher_feature_dim, student_feature_dim, "features" in wanted))
     for name in ("density", "colour"):
         if has_density:
             table.add_row(name, "at any point", "yes" if name in wanted else "no: its loss has no weight")

@@ -2,23 +2,18 @@
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.model_components.renderers import RGBRenderer
-from nerfstudio.utils.rich_utils import CONSOLE
-from torch import Generator, Tensor
+from torch import Tensor
 
-from pvd_nerfstudio.data.orbit import Box
+from pvd_nerfstudio.data.datamanager import has_images, mask_of
 from pvd_nerfstudio.data.views import counted_pixels
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.compositing import render_weights
-from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, VisibleFn
-from pvd_nerfstudio.rendering.space import Spacing, stretch
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
@@ -29,13 +24,6 @@ BROKEN = 20.0
 """dB under which a teacher does not show its scene."""
 ALIKE = 35.0
 """dB between both renderings that count as the same where no ground truth can tell."""
-SEEN_RAYS = 1 << 14
-"""Rays by which cells are found that can be seen."""
-RAYS_AT_ONCE = 1 << 10
-SEEN = 1e-3
-"""Compositing weight from which on a cell is seen."""
-REGION_CELLS = 48
-"""Cells along each side of the grid that tells roughly where something is."""
 PIXELS = 2048
 """Pixels of each view that are compared."""
 
@@ -54,7 +42,7 @@ def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
         )
     path = teacher.run.config_path.parent / "dataparser_transforms.json"
     if not path.is_file():
-        CONSOLE.print(f"{path} is missing: that the data lies in the teacher's frame is taken on trust.")
+        say(f"{path} is missing: that the data lies in the teacher's frame is taken on trust.")
         return
     frame = json.loads(path.read_text("utf8"))
     transform = torch.tensor(frame["transform"], dtype=torch.float32)
@@ -76,83 +64,6 @@ def keep_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
         frame = json.loads(path.read_text("utf8"))
         outputs.dataparser_transform = torch.tensor(frame["transform"], dtype=torch.float32)
         outputs.dataparser_scale = frame["scale"]
-
-
-def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, threshold: float) -> None:
-    """Mark the cells in which one sample of the teacher would have an opacity above `threshold`.
-
-    A sample is as much longer in contracted space as the cells there are.
-
-    Raises:
-        InputError: there are none.
-    """
-    grid.fill(_visible_to(teacher, grid, spacing, threshold))
-    if teacher.grid is not None:
-        grid.restrict(teacher.grid)
-    if not grid.occupied.any():
-        raise InputError(
-            f"The teacher {teacher.run.checkpoint_path} has no density anywhere in its scene box "
-            f"{_rounded(teacher.aabb)}: its renderings are background. Look at it with ns-viewer; "
-            "its training has probably collapsed."
-        )
-    CONSOLE.print(f"Occupancy grid: {grid.resolution}^3 cells, {grid.share:.1%} occupied.")
-
-
-def _visible_to(teacher: FrozenTeacher, grid: OccupancyGrid, spacing: Spacing, threshold: float) -> VisibleFn:
-    """Whether one sample of the teacher at a position would have an opacity above the threshold."""
-
-    def visible(positions: Tensor) -> Tensor:
-        length = spacing.step_size * stretch(positions, grid.contracted)
-        return (teacher.density(positions, spacing.step_size) * length)[:, 0] > -math.log1p(-threshold)
-
-    return visible
-
-
-def occupied_region(teacher: FrozenTeacher) -> Box | None:
-    """Smallest box around what a teacher shows in its scene box; None where it cannot be queried."""
-    if not teacher.has_density:
-        return None
-    diagonal = float((teacher.aabb[1] - teacher.aabb[0]).norm())
-    grid = OccupancyGrid(teacher.aabb, REGION_CELLS).to(teacher.device)
-    grid.fill(_visible_to(teacher, grid, Spacing(diagonal / REGION_CELLS), 1 / 2))
-    if teacher.grid is not None:
-        grid.restrict(teacher.grid)
-    x, y, z, to_x, to_y, to_z = grid.bounds.flatten().tolist()
-    return x, y, z, to_x, to_y, to_z
-
-
-@torch.no_grad()
-def drop_unseen(
-    teacher: FrozenTeacher, shared: SharedSamples, draw_rays: Callable[[int, Generator], RayBundle], seed: int
-) -> None:
-    """Drop the cells that no ray shows: most of contracted space is filled with what nobody ever sees.
-
-    Args:
-        teacher: who is queried.
-        shared: whose grid it is.
-        draw_rays: gives any number of rays into the scene.
-        seed: of their choice.
-
-    Raises:
-        InputError: nothing at all is seen.
-    """
-    grid, generator = shared.grid, Generator(device=teacher.device).manual_seed(seed)
-    seen, sky, coarse = [], [], replace(shared, spacing=shared.spacing.scaled(2))
-    for _ in range(SEEN_RAYS // RAYS_AT_ONCE):
-        rays = draw_rays(RAYS_AT_ONCE, generator)
-        samples = coarse.march(rays.origins, rays.directions)
-        if len(samples):
-            positions = samples.positions(rays.origins, rays.directions)
-            density = teacher.density(positions, coarse.spacing.step_size)
-            weights = render_weights(density, samples.ends - samples.starts, samples.ray_indices, len(rays))
-            seen.append(positions[weights[:, 0] > SEEN])
-        if shared.has_sky:
-            sky.append(rays.origins + shared.far * rays.directions)
-    before = grid.share
-    if not seen:
-        raise InputError("No camera sees the teacher's occupied space. Does --data belong to the teacher's scene?")
-    grid.keep_seen(torch.cat(seen), torch.cat(sky) if sky else None)
-    CONSOLE.print(f"Of them {grid.share / before:.1%} are seen: {grid.share:.1%} of all.")
 
 
 @dataclass
@@ -186,7 +97,7 @@ def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any
     else:
         against = " and ".join(f"{_psnr(image, truth):.2f} dB" for image in (native, own) if image is not None)
         said.append(f"{against} against the data set's images")
-    CONSOLE.print(f"Teacher on {len(views)} views: {'; '.join(said)}.")
+    say(f"Teacher on {len(views)} views: {'; '.join(said)}.")
     if truth is None:
         if native is not None and own is not None and _psnr(own, native) < ALIKE:
             _warn(f"The shared samples do not show what the teacher shows. {_advice(teacher, shared)}")
@@ -206,7 +117,7 @@ def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any
 def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: int, renderer: RGBRenderer) -> _View:
     camera = dataset.cameras[index : index + 1].to(teacher.device)
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-    seen = counted_pixels(dataset.mask(index), len(rays))
+    seen = counted_pixels(mask_of(dataset, index), len(rays))
     chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
     native = own = image = None
     if not teacher.has_density:
@@ -216,7 +127,7 @@ def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: in
         own = render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer)
         if teacher.renders_natively:
             native = teacher.render_rays(rays[chosen])
-    if dataset.has_images:
+    if has_images(dataset):
         image = dataset.get_image_float32(index).to(teacher.device)
         image = renderer.blend_background(image).flatten(0, 1)[chosen]
     return _View(native, own, image)
@@ -252,4 +163,4 @@ def _rounded(matrix: Tensor) -> str:
 
 
 def _warn(message: str) -> None:
-    CONSOLE.print(f"[bold yellow]Warning: {message}")
+    say(f"Warning: {message}", "bold yellow")

@@ -223,6 +223,12 @@ def _build(config: Any, num_train_data: int, box: SceneBox, device: torch.device
         ) from error
 
 
+def saved_scene_box(run: TeacherRun) -> SceneBox | None:
+    """The scene box among a run's weights; None for families that keep none there."""
+    aabb = load_state(run).get("field.aabb")
+    return None if aabb is None else SceneBox(aabb=aabb.float())
+
+
 def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> SceneBox:
     """The box in the weights or, for families that keep none there, the data set's.
 

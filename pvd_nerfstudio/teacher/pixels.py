@@ -17,14 +17,10 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.model_components.renderers import RGBRenderer
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, take
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
-from pvd_nerfstudio.rendering.space import to_unit
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, image_of
 from pvd_nerfstudio.teacher.targets import SharedSamples, blend
 
@@ -33,10 +29,6 @@ DrawViews = Callable[[int, Generator], list[Cameras]]
 
 SOLID = 0.5
 """Opacity from which on the depth of a pixel is believed."""
-GRID_VIEWS = 64
-"""Views whose depth fills the occupancy grid."""
-GRID_SIZE = 200
-"""Longer side of those views in pixels; larger ones are scaled down."""
 WINDOWS = 16
 """Windows of views that are rendered at a time, in full resolution, for the bank."""
 SPARE = 4
@@ -111,33 +103,6 @@ def show(
 ) -> Float[Tensor, "height width 3"]:
     """The image of one camera as it can be distilled (see `look`), over the background of a renderer."""
     return look(teacher, camera, contracted).over(renderer).view(int(camera.height), int(camera.width), 3)
-
-
-def fill_grid_from_views(grid: OccupancyGrid, teacher: FrozenTeacher, draw_views: DrawViews) -> None:
-    """Mark the cells in which the depth of many views lies, and two cells about each.
-
-    Raises:
-        InputError: there are none.
-    """
-    generator = Generator(device=teacher.device).manual_seed(0)
-    hit = torch.zeros_like(grid.occupied).view(-1)
-    for drawn in draw_views(GRID_VIEWS, generator):
-        camera = copy.deepcopy(drawn)
-        longer = max(int(camera.height), int(camera.width))
-        if longer > GRID_SIZE:
-            camera.rescale_output_resolution(GRID_SIZE / longer)
-        seen = look(teacher, camera, grid.contracted)
-        cells = (to_unit(seen.points, grid.aabb, grid.contracted) * grid.resolution).long()
-        x, y, z = cells.clamp(0, grid.resolution - 1).unbind(-1)
-        hit[(x * grid.resolution + y) * grid.resolution + z] = True
-    cells = functional.max_pool3d(hit.view(1, *grid.occupied.shape).float(), 5, stride=1, padding=2)[0] > 0
-    if not cells.any():
-        raise InputError(
-            f"The teacher {teacher.run.checkpoint_path} shows nothing in its scene box in any of {GRID_VIEWS} views. "
-            "Look at it with ns-viewer; does --data belong to its scene?"
-        )
-    grid.occupy(cells)
-    CONSOLE.print(f"Occupancy grid from the depth of {GRID_VIEWS} views: {grid.share:.1%} occupied.")
 
 
 def query_pixels(

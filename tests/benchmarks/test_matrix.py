@@ -30,7 +30,7 @@ FAMILIES = ("nerfacto", "instant-ngp", "vanilla-nerf", "mipnerf", "tensorf", "ne
 @pytest.fixture(autouse=True)
 def few_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pvd_nerfstudio.teacher.check.PIXELS", 64)
-    monkeypatch.setattr("pvd_nerfstudio.teacher.pixels.GRID_VIEWS", 4)
+    monkeypatch.setattr("pvd_nerfstudio.teacher.occupancy.GRID_VIEWS", 4)
 
 
 @pytest.mark.parametrize("student", BUILT_IN)

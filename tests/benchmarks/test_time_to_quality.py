@@ -13,6 +13,7 @@ from benchmarks.arm import Arm, ImagePipeline
 from benchmarks.stock import Stock
 from benchmarks.time_to_quality import TimeToQuality, seconds_until
 from benchmarks.timed import Stopwatch
+from pvd_nerfstudio.pipeline.handover import shared_samples
 
 CURVE = [
     {"seconds": 10.0, "steps": 5, "psnr": 20.0, "worst": 18.0},
@@ -71,7 +72,7 @@ def test_scratch_learns_from_images_alone(teacher: Run, tmp_path: Path) -> None:
     assert isinstance(pipeline, ImagePipeline) and pipeline.stage(0).name == "pixels"
     rays = pipeline.bank_at(0).rays(torch.arange(200))
     assert (rays.start == 0).all() and rays.end.isinf().all()
-    samples = pipeline._shared_samples.march(rays.origins, rays.directions)
+    samples = shared_samples(pipeline.student).march(rays.origins, rays.directions)
     assert len(samples.ray_indices.unique()) > 190
 
 

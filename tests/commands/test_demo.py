@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pvd_nerfstudio.commands import demo
+from pvd_nerfstudio.errors import InputError
 
 
 def test_demo_leaves_images_and_table_and_fails_on_a_large_gap(
@@ -12,7 +13,7 @@ def test_demo_leaves_images_and_table_and_fails_on_a_large_gap(
 ) -> None:
     monkeypatch.setattr(demo, "WORST_GAP", -100.0)
     output = tmp_path / "demo"
-    with pytest.raises(SystemExit, match="dB under its teacher"):
+    with pytest.raises(InputError, match="dB under its teacher"):
         demo.Demo(output=output, teacher_steps=200, student_steps=30, size=32).run()
     assert (output / "compare.png").stat().st_size > 5000
     assert (output / "student.mp4").stat().st_size > 500
@@ -23,6 +24,6 @@ def test_demo_leaves_images_and_table_and_fails_on_a_large_gap(
 
 def test_demo_keeps_its_hands_off_other_folders(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(SystemExit, match="not empty"):
+    with pytest.raises(InputError, match="not empty"):
         demo.Demo(output=tmp_path).run()
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

@@ -129,7 +129,7 @@ def test_broken_poses_say_why(llff: Path, how: str, said: str) -> None:
 def break_images(folder: Path, how: str) -> None:
     path = folder / "5.png"
     if how == "no folder":
-        folder.rename(folder.with_name("images"))
+        folder.rename(folder.with_name("others"))
     elif how == "shape":
         for image in folder.iterdir():
             Image.new("RGB", (40, 40)).save(image)

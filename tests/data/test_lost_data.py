@@ -15,9 +15,9 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
 from pvd_nerfstudio.data.poses import readable
-from pvd_nerfstudio.teacher.check import occupied_region
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.occupancy import occupied_region
 
 
 @pytest.fixture()

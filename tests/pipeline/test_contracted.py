@@ -23,7 +23,7 @@ from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.model import StudentModelConfig, image_metrics
 from pvd_nerfstudio.teacher.adapters import Answer, log_of
-from pvd_nerfstudio.teacher.check import drop_unseen, fill_grid
+from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])

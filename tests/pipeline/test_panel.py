@@ -65,7 +65,7 @@ def test_viewer_while_a_student_is_trained(teacher: Run, tmp_path: Path) -> None
         assert isinstance(viewer, Viewer)
         trainer._init_viewer_state()
         pipeline.get_train_loss_dict(30)
-        pipeline._show_progress(29)
+        pipeline._after_step(29)
         driver.get(f"http://127.0.0.1:{viewer.viser_server.get_port()}")
         wait_for(viewer.viser_server.get_clients)
         wait_for(lambda: TITLE in driver.page_source)

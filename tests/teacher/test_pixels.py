@@ -18,7 +18,8 @@ from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
-from pvd_nerfstudio.teacher.pixels import fill_grid_from_views, look, query_pixels, show
+from pvd_nerfstudio.teacher.occupancy import fill_grid_from_views
+from pvd_nerfstudio.teacher.pixels import look, query_pixels, show
 from pvd_nerfstudio.teacher.targets import SharedSamples
 
 RADIUS = 0.8
@@ -26,7 +27,7 @@ RADIUS = 0.8
 
 @pytest.fixture(autouse=True)
 def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pvd_nerfstudio.teacher.pixels.GRID_VIEWS", 12)
+    monkeypatch.setattr("pvd_nerfstudio.teacher.occupancy.GRID_VIEWS", 12)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from pvd_nerfstudio.commands.report.curves import read_curves, stage_starts
 from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_figure
 from pvd_nerfstudio.commands.report.measure import Measured, measure
 from pvd_nerfstudio.commands.report.page import page
-from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
-from pvd_nerfstudio.trainer import PVDTrainerConfig, stop
+from pvd_nerfstudio.trainer import PVDTrainerConfig
 
 PAIRS = {"student": "", "teacher": "teacher's ", "between": "to the teacher: "}
 
@@ -43,15 +44,12 @@ class Report:
 
     def run(self) -> None:
         """Measure and write."""
-        try:
-            self._refuse_to_overwrite()
-            run, config = find_conversion(self.load_config)
-            megabytes = weights_megabytes(run)
-            pipeline = load_student(run)
-            notes = self._load_teacher(pipeline)
-            measured = self._measure(pipeline)
-        except InputError as error:
-            stop(error)
+        self._refuse_to_overwrite()
+        run, config = find_conversion(self.load_config)
+        megabytes = weights_megabytes(run)
+        pipeline = load_student(run)
+        notes = self._load_teacher(pipeline)
+        measured = self._measure(pipeline)
         report = make_report(pipeline, measured, run, megabytes, notes, self._commands(config))
         report["curves"] = read_curves(run.config_path.parent)
         ranked = measured.ranked
@@ -64,7 +62,7 @@ class Report:
             figures["curves"] = curves_figure(report["curves"], stages)
         self.output.write_text(page({**report, **tables(report)}, figures), "utf8")
         self._json.write_text(json.dumps(report, indent=2), "utf8")
-        CONSOLE.print(f"{self.output} and {self._json}", soft_wrap=True)
+        say(f"{self.output} and {self._json}")
 
     @property
     def _json(self) -> Path:
@@ -106,7 +104,7 @@ class Report:
         except InputError as error:
             if self.teacher is not None:
                 raise
-            if not pipeline.datamanager.eval_dataset.has_images:
+            if not pipeline.datamanager.has_eval_images:
                 raise InputError(
                     "There is nothing to compare the student with: its data set's images are gone, and so is its "
                     f"teacher ({error}). Name a teacher with --teacher."
@@ -264,6 +262,7 @@ def _text(name: str, value: float | None) -> str:
 
 def main() -> None:
     """Entry point of `pvd-report`."""
+    explain_errors()
     tyro.cli(Report).run()
 
 

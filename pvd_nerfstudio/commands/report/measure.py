@@ -10,6 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from pvd_nerfstudio.commands.report.figures import ComparedView
+from pvd_nerfstudio.data.datamanager import has_images, mask_of
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.model import image_metrics
 
@@ -88,9 +89,9 @@ def measure(pipeline: StudentPipeline, count: int) -> Iterator[tuple[float, Meas
         if measured.metrics or count == 1:  # both are warm by now
             _take_times(pipeline, camera, measured)
         truth = None
-        if dataset.has_images:
+        if has_images(dataset):
             truth = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(own))
-        mask = dataset.mask(view)
+        mask = mask_of(dataset, view)
         pairs = {
             "student": (own, truth, mask),
             "teacher": (theirs, truth, mask),

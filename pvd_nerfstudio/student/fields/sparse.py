@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from nerfstudio.field_components.encodings import Encoding
 from nerfstudio.utils.math import components_from_spherical_harmonics
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Generator, Tensor
 from torch.nn import Parameter, functional
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.fields.base import MAX_LOG_DENSITY, FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.growth import Growing, Moment
 from pvd_nerfstudio.student.fields.interpolation import cell_corners, weighted_rows
@@ -171,7 +171,7 @@ class VoxelEncoding(Growing, Encoding):
         dense[stored] = density > self.config.prune_threshold
         wanted = stored & (functional.max_pool3d(dense[None].float(), 3, stride=1, padding=1)[0] > 0)
         if not wanted.any():
-            CONSOLE.print("[yellow]No voxel has the density of --pipeline.model.sparse.prune-threshold: all are kept.")
+            say("No voxel has the density of --pipeline.model.sparse.prune-threshold: all are kept.", "yellow")
             return
         rows = torch.cat([self.index.new_zeros(1), self.index[wanted]]).long()
         now.resize(self, "table", lambda values: values[rows])

@@ -1,0 +1,1 @@
+"""What comes from outside and is not believed: numbers, text, code."""
