@@ -6,9 +6,7 @@ After each stop every checkpoint must load; the finished run must hold the weigh
 stopped, and nothing half-written. All levels of active learning are on; one thread.
 """
 
-import contextlib
 import json
-import os
 import random
 import signal
 import sys
@@ -25,6 +23,7 @@ import tyro
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
 
+from benchmarks.forked import in_a_process
 from benchmarks.small import ALL_LEVELS, quiet, small_student, small_teacher
 from pvd_nerfstudio.trainer import PVDTrainerConfig
 
@@ -127,31 +126,6 @@ class Trial:
             train(quiet(resumed, self.config.output_dir, self.config.timestamp))
         else:
             train(self.config)
-
-
-def in_a_process(what: Any, kind: signal.Signals | None = None, after: float = 0.0) -> int:
-    """Run something in a process of its own, and stop it after some seconds; its exit status, -9 for a SIGKILL."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            with Path(os.devnull).open("w", encoding="utf8") as nothing, contextlib.redirect_stdout(nothing):
-                what()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        except KeyboardInterrupt:
-            status = 130
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        finally:
-            os._exit(status)
-    if kind is not None:
-        time.sleep(after)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, kind)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def train(config: TrainerConfig) -> None:

@@ -6,8 +6,11 @@ from types import TracebackType
 from pvd_nerfstudio.input.text import say
 
 
-class InputError(ValueError):
-    """What the user gave cannot be used; the message says what, where and what to do."""
+class InputError(Exception):
+    """What the user gave cannot be used; the message says what, where and what to do.
+
+    No ValueError: tyro would take it for one of its own.
+    """
 
 
 def explain_errors() -> None:

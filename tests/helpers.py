@@ -1,5 +1,6 @@
 """What many tests do with a trainer."""
 
+import signal
 from pathlib import Path
 
 import torch
@@ -18,12 +19,12 @@ def start(config) -> PVDTrainer:
 
 
 def stop_after(trainer: PVDTrainer, last: int) -> None:
-    """Ctrl-C in the middle of the step after `last`."""
+    """Ctrl-C in the middle of the step `last`, which waits for its end."""
     losses = trainer.pipeline.get_train_loss_dict
 
     def interrupted(step: int):
-        if step == last + 1:
-            raise KeyboardInterrupt
+        if step == last:
+            signal.raise_signal(signal.SIGINT)
         return losses(step)
 
     trainer.pipeline.get_train_loss_dict = interrupted

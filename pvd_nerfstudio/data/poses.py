@@ -14,6 +14,7 @@ from nerfstudio.utils.io import load_from_json
 
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
+from pvd_nerfstudio.errors import InputError
 
 
 def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig | None, str | None]:
@@ -32,7 +33,7 @@ def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig 
         return dataparser, None
     try:
         poses = _poses_alone(dataparser, size)
-    except (OSError, ValueError):
+    except (OSError, ValueError, InputError):
         return None, problem
     if poses is None or _problem(poses) is not None:
         return None, problem

@@ -33,7 +33,7 @@ class RunFolder:
     def __init__(self, path: Path, checkpoints: Path) -> None:
         self.path, self._checkpoints = path, checkpoints
         self._lock: IO[str] | None = None
-        self._made: list[Path] = []
+        self._missing = [folder for folder in (path, *path.parents) if not folder.exists()]
 
     @property
     def is_claimed(self) -> bool:
@@ -51,7 +51,6 @@ class RunFolder:
         """
         if self._lock is not None:
             return
-        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / LOCK).open("w", encoding="utf8")
@@ -84,7 +83,7 @@ class RunFolder:
 
     def abandon(self) -> None:
         """Take back a folder that was made for a run that cannot begin."""
-        is_mine, made = self._lock is not None, self._made
+        is_mine, made = self._lock is not None, self._missing
         self.release()
         if is_mine and self.path in made and not any(self._checkpoints.glob("*.ckpt")):
             shutil.rmtree(self.path, ignore_errors=True)

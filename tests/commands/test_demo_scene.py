@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage
 
 from pvd_nerfstudio.commands.demo_scene import HANDLE_CENTRE, KNOB_CENTRE, write_scene
+from pvd_nerfstudio.errors import InputError
 
 TRAIN, VAL, TEST, SIZE = 12, 2, 3, 48
 
@@ -132,7 +133,7 @@ def test_refuses_a_folder_in_use(tmp_path: Path) -> None:
     keep = tmp_path / "mine.txt"
     keep.write_text("precious")
     for taken in (tmp_path, keep):
-        with pytest.raises(ValueError, match="not an empty folder"):
+        with pytest.raises(InputError, match="not an empty folder"):
             write_scene(taken, 1, 1, 1, 8)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"] and keep.read_text() == "precious"
 

@@ -49,7 +49,7 @@ def draw_from(cameras: Cameras):
     return draw
 
 
-def test_it_offers_pixels_alone(neus: FrozenTeacher) -> None:
+def test_it_has_pixels_alone(neus: FrozenTeacher) -> None:
     assert not neus.has_density and neus.feature_dim is None
     assert neus.color_head() is None
 
@@ -131,7 +131,7 @@ def test_conversion_from_pixels_alone(families: Mapping[str, Path], tmp_path: Pa
     options += ("--pipeline.distillation.refresh-every", "1000", "--pipeline.distillation.rays-per-step", "256")
     trainer = start(distil_config(tmp_path, *options))
     said = " ".join(capsys.readouterr().out.split())
-    assert "its renderings alone" in said and "neus offers" in said
+    assert "its renderings alone" in said and "neus has" in said
     pipeline = trainer.pipeline
     assert isinstance(pipeline, DistillationPipeline)
     assert pipeline.bank_at(0).advance(0) == 0

@@ -113,7 +113,7 @@ def test_density_for_the_grid_is_the_density_of_samples(name: str, families: Map
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_family_says_what_it_offers(name: str, families: Mapping[str, Path]) -> None:
+def test_every_family_says_what_it_has(name: str, families: Mapping[str, Path]) -> None:
     teacher = FrozenTeacher(find_run(families[name]), "cpu")
     width = {"vanilla-nerf": 256, "mipnerf": 256, "tensorf": None, "tensorf-cp": None, "tensorf-triplane": None}
     assert teacher.has_density
@@ -224,13 +224,13 @@ def test_a_family_without_an_adapter_is_asked_through_its_field(
         (15, None, True, "student has none"),
     ],
 )
-def test_table_of_offers(theirs, ours, wanted, said) -> None:
+def test_table_of_capabilities(theirs, ours, wanted, said) -> None:
     table = capabilities_table("nerfacto", "mlp", theirs, ours, has_density=True, wanted=["features"] if wanted else [])
     assert said in list(table.columns[2].cells)[0]
     assert [list(column.cells)[0] for column in table.columns][0] == "features"
 
 
-def test_table_of_offers_without_a_field() -> None:
+def test_table_of_capabilities_without_a_field() -> None:
     table = capabilities_table("splatfacto", "mlp", None, 15, has_density=False, wanted=["pixels"])
     used = dict(zip(table.columns[0].cells, table.columns[2].cells))
     assert used["pixels"] == "yes"

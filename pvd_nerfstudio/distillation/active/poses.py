@@ -70,7 +70,7 @@ class HardPoses(nn.Module):
         return perturbed(self.poses.to(device)[chosen], self.degrees, self.shift, generator)
 
     def summary(self) -> dict[str, float]:
-        """Size of the pool, mean age of its members in offers, their mean error."""
+        """Size of the pool, mean age of its members in calls of `offer`, their mean error."""
         return summary(self.errors, self.ages)
 
     def get_extra_state(self) -> dict[str, Any]:
