@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 
 def fork(what: Callable[[], object]) -> int:
     """Start something, silent but for its errors; the process's number."""
@@ -15,6 +17,7 @@ def fork(what: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
         status = 1
+        torch.set_num_threads(1)  # the threads that OpenMP has started are not in this process, and would be waited for
         try:
             with Path(os.devnull).open("w", encoding="utf8") as nothing, contextlib.redirect_stdout(nothing):
                 what()

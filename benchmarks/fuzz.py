@@ -7,7 +7,6 @@ the student or teacher in hand, or with an `InputError`: nothing executed, nothi
 from elsewhere, no wait, no memory beyond what a sound run takes.
 """
 
-import contextlib
 import json
 import os
 import resource
@@ -31,7 +30,7 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks.forked import fork, in_a_process
+from benchmarks.forked import fork, in_a_process, wait
 from benchmarks.mutations import MARKER, mutate_checkpoint, mutate_config, mutate_image, mutate_poses
 from benchmarks.small import quiet, small_student, small_teacher
 from pvd_nerfstudio.errors import InputError
@@ -116,7 +115,9 @@ def fuzz(sound: list[Sound], place: Path, numbers: range, seed: int) -> dict[str
         with os.fdopen(reader) as results:
             while todo:
                 ready, _, _ = select.select([results], [], [], LONGEST if counts else 10 * LONGEST)
-                line = results.readline() if ready else ""
+                if not ready:
+                    os.kill(child, signal.SIGKILL)
+                line = results.readline()
                 if not line:
                     break
                 result = json.loads(line)
@@ -124,9 +125,7 @@ def fuzz(sound: list[Sound], place: Path, numbers: range, seed: int) -> dict[str
                 counts.update((f"{result['kind']}: {result['end']}",))
                 peak, slowest = max(peak, result["memory"]), max(slowest, result["seconds"])
                 failures += [f"{result['number']} ({result['kind']}): {problem}" for problem in result["problems"]]
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = wait(child)
         if todo and again != todo[0] and status == -signal.SIGKILL:
             again = todo[0]  # the machine may have been busy: once more
         elif todo:

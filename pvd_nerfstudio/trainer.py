@@ -306,7 +306,7 @@ class PVDTrainer(Trainer):
         self._last_done = self._start_step - 1
         self.config.max_num_iterations = total - self._start_step
         try:
-            with self._interruption:
+            with self._interruption, self.folder.explained():
                 super().train()
         except KeyboardInterrupt:
             self._stop()

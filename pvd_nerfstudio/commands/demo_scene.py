@@ -16,6 +16,8 @@ import imageio.v3 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
+from pvd_nerfstudio.errors import InputError
+
 Array = NDArray[np.floating[Any]]
 
 CAMERA_ANGLE_X = 0.6911112
@@ -280,10 +282,10 @@ def write_scene(
         progress: called after each image with the fraction done, in (0, 1].
 
     Raises:
-        ValueError: `folder` holds something already, or is a file.
+        InputError: `folder` holds something already, or is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not an empty folder. Name a new folder for the scene, or empty this one.")
+        raise InputError(f"{folder} is not an empty folder. Name a new folder for the scene, or empty this one.")
     scene = _build_scene()
     splits = {"train": _spiral(train, 0.0), "val": _spiral(val, 2.0), "test": _spiral(test, 4.0)}
     total, done = train + val + test, 0

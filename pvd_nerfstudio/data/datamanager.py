@@ -6,9 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import tyro
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.configs.dataparser_configs import all_dataparsers
@@ -16,16 +17,17 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.data.pixel_samplers import PixelSampler
-from nerfstudio.data.utils.data_utils import get_image_mask_tensor_from_path
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
 from pvd_nerfstudio.data import views
+from pvd_nerfstudio.data.images import read_image, read_mask
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.input.text import plain, say
 
 
 @dataclass
@@ -61,6 +63,10 @@ class DistillationDataManagerConfig(VanillaDataManagerConfig):
     """Pseudo views in each chunk of the bank."""
 
 
+ROUNDING = 2
+"""Pixels by which an image may differ from its camera's size, which is scaled and rounded."""
+
+
 class DistillationDataset(InputDataset):
     """Cameras, and images for those who ask: those on disk, or else what `render` makes of a view."""
 
@@ -80,6 +86,22 @@ class DistillationDataset(InputDataset):
     def keep_alpha(self) -> None:
         """From now on give images with their alpha channel, not blended with a colour."""
         self._dataparser_outputs = replace(self._dataparser_outputs, alpha_color=None)
+
+    def get_numpy_image(self, image_idx: int) -> UInt8[np.ndarray, "height width channels"]:
+        """Image of a view.
+
+        Raises:
+            InputError: it cannot be read, or is not of its camera's size.
+        """
+        path = Path(self.image_filenames[image_idx])
+        image = read_image(path, self.scale_factor)
+        size = int(self.cameras.height[image_idx]), int(self.cameras.width[image_idx])
+        if max(abs(ours - theirs) for ours, theirs in zip(image.shape, size)) > ROUNDING:
+            raise InputError(
+                f"{plain(path)} is {image.shape[1]} x {image.shape[0]} pixels, its camera {size[1]} x {size[0]}. Is it "
+                "another image than the one that the pose was found for?"
+            )
+        return image
 
     def get_image_float32(self, image_idx: int) -> Tensor:
         """Image or rendering of a view.
@@ -106,7 +128,7 @@ def has_images(dataset: InputDataset) -> bool:
 def mask_of(dataset: InputDataset, view: int) -> Bool[Tensor, "height width"] | None:
     """Which pixels of a view's image count; None: all."""
     paths = dataset._dataparser_outputs.mask_filenames
-    return None if paths is None else get_image_mask_tensor_from_path(paths[view], dataset.scale_factor)[..., 0]
+    return None if paths is None else torch.from_numpy(read_mask(Path(paths[view]), dataset.scale_factor))
 
 
 class ComparisonLoader(FixedIndicesEvalDataloader):
@@ -254,16 +276,14 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             cameras: numbers of training cameras.
             pixels: row and column in each.
         """
-        picked = [self._images[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())]
-        return torch.stack(picked).to(self.train_cameras.device)
+        return _picked(self._images, cameras, pixels).to(self.train_cameras.device)
 
     def seen(self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Bool[Tensor, "rays"]:
         """Which pixels of training images are not masked; arguments as those of `read_pixels`."""
         masks = self._masks
         if masks is None:
             return torch.ones_like(cameras, dtype=torch.bool)
-        picked = [masks[view][row, column] for view, (row, column) in zip(cameras.tolist(), pixels.tolist())]
-        return torch.stack(picked).to(cameras.device)
+        return _picked(masks, cameras, pixels).to(cameras.device)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Random rays of the training cameras, without pixels: what nerfstudio's exporters march along."""
@@ -298,4 +318,17 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def _images(self) -> list[Tensor]:
         if self.keeps_alpha:
             self.train_dataset.keep_alpha()
-        return [self.train_dataset.get_image_float32(view) for view in range(len(self.train_dataset))]
+        images = [self.train_dataset.get_image_float32(view) for view in range(len(self.train_dataset))]
+        channels = max(image.shape[-1] for image in images)  # one without opacity among others is opaque
+        return [pad(image, (0, channels - image.shape[-1]), value=1.0) for image in images]
+
+
+def _picked(images: list[Tensor], views: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Tensor:
+    """Pixels of images; where rounding has made one smaller than its camera, those at its edge."""
+    triples = zip(views.tolist(), pixels.tolist())
+    return torch.stack(
+        [
+            images[view][min(row, images[view].shape[0] - 1), min(column, images[view].shape[1] - 1)]
+            for view, (row, column) in triples
+        ]
+    )

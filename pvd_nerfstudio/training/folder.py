@@ -3,6 +3,7 @@
 The owner holds a lock on a file in the folder, which the system drops when the process ends, however it ends.
 """
 
+import errno
 import os
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ try:
 except ImportError:  # Windows, whose nerfstudio runs come without a lock
     fcntl = None
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Numbers of the errors of a disk that takes no more."""
 LOCK = ".in-use"
 UNFINISHED = ".unfinished-"
 
@@ -108,10 +111,27 @@ class RunFolder:
                     os.fsync(file.fileno())
                 unfinished.replace(final)
         except (OSError, RuntimeError) as error:  # torch has errors of its own for a full disk
-            raise InputError(
-                f"{final} cannot be written: {error}. {_space(final)} What was saved before is untouched: make room, "
-                f"or choose another --output-dir, and resume with --load-dir {self._checkpoints}."
-            ) from error
+            raise self._unwritable(final, error) from error
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Say what a full disk means for the run, whoever meets it first: the logs are written there, too.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise self._unwritable(self.path, error) from error
+
+    def _unwritable(self, place: Path, error: Exception) -> InputError:
+        return InputError(
+            f"{place} cannot be written: {error}. {_space(place)} What was saved before is untouched: make room, "
+            f"or choose another --output-dir, and resume with --load-dir {self._checkpoints}."
+        )
 
     def write(self, final: Path, write: Callable[[Path], object]) -> None:
         """Write a file with a function that takes its place."""
