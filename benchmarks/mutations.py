@@ -288,11 +288,11 @@ def _plant(data: bytes, chance: Random) -> bytes:
 def _planted(content: bytes, chance: Random) -> bytes:
     ends = [position for _, _, position in pickletools.genops(content) if position]
     at = chance.choice(ends)  # type: ignore[arg-type]
-    evil = chance.choice(_pickles())
+    evil = chance.choice(pickles())
     return chance.choice((evil + b".", b"\x80\x02" + evil + b".", content[:at] + evil + content[at:]))
 
 
-def _pickles() -> list[bytes]:
+def pickles() -> list[bytes]:
     """Opcodes that execute something, read memory that is not theirs, grow without end or do not end."""
     command = COMMAND.encode()
     text = b"X" + struct.pack("<I", len(command)) + command

@@ -26,14 +26,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.text import file_name, say
+from pvd_nerfstudio.input.saved import check_like
+from pvd_nerfstudio.input.text import file_name, plain, say
 from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.student.memory import check_fits
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
 from pvd_nerfstudio.teacher.adapters import adapter_of
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, latest_checkpoint, load_checkpoint
 from pvd_nerfstudio.teacher.frozen import saved_scene_box
 from pvd_nerfstudio.training.folder import RunFolder
 from pvd_nerfstudio.training.interruption import Interruption
@@ -295,6 +296,34 @@ class PVDTrainer(Trainer):
     def setup_optimizers(self) -> Optimizers:
         """nerfstudio's, to which the hand-over may add."""
         return GrowingOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
+
+    def _load_checkpoint(self) -> None:
+        """Take over the run that is gone on with; nerfstudio would execute what its file asks for.
+
+        Raises:
+            InputError: there is no such checkpoint, or it is not of this student.
+        """
+        config, path = self.config, self.config.load_checkpoint
+        if config.load_dir is not None:
+            folder = config.load_dir / "nerfstudio_models"
+            folder = folder if folder.is_dir() else config.load_dir
+            step = config.load_step
+            path = latest_checkpoint(folder) if step is None else folder / f"step-{step:09d}.ckpt"
+        if path is None:
+            return
+        saved = load_checkpoint(path)
+        try:
+            self.pipeline.load_pipeline(saved["pipeline"], saved["step"])
+            self.optimizers.load_optimizers(saved["optimizers"])
+            if config.load_scheduler:
+                self.optimizers.load_schedulers(saved.get("schedulers", {}))
+            if self.grad_scaler.is_enabled():
+                check_like(saved["scalers"], self.grad_scaler.state_dict())
+                self.grad_scaler.load_state_dict(saved["scalers"])
+        except Exception as error:  # whatever does not fit
+            raise InputError(f"{path} is no checkpoint of this student ({plain(error)}).") from error
+        self._start_step = saved["step"] + 1
+        say(f"Going on after step {saved['step']}, from {path}.")
 
     def train(self) -> None:
         """Train up to `max_num_iterations` steps in all; Ctrl-C and SIGTERM save what is there."""

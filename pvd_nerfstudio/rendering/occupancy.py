@@ -35,6 +35,18 @@ class PackedSamples:
         return origins.index_select(0, self.ray_indices) + middle * directions.index_select(0, self.ray_indices)
 
 
+def unpacked(bits: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "*shape"]:
+    """Cells that a checkpoint holds, eight in a byte.
+
+    Raises:
+        ValueError: it holds another number of them.
+    """
+    count = math.prod(shape)
+    if not isinstance(bits, Tensor) or bits.dtype != torch.uint8 or bits.shape != ((count + 7) // 8,):
+        raise ValueError(f"{count} cells are not what is saved")
+    return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count)).view(shape).bool()
+
+
 class OccupancyGrid(nn.Module):
     """One bit a cell over the unit cube: does it hold density worth a sample?
 
@@ -63,8 +75,7 @@ class OccupancyGrid(nn.Module):
     def set_extra_state(self, state: dict[str, Any] | Tensor) -> None:
         """The cells from a checkpoint; an older one has those of the scene box, also in contracted space."""
         saved = state if isinstance(state, dict) else {"contracted": False, "cells": state}
-        bits = np.unpackbits(saved["cells"].cpu().numpy(), count=self.occupied.numel())
-        self.occupied.copy_(torch.from_numpy(bits).view_as(self.occupied).bool())
+        self.occupied.copy_(unpacked(saved["cells"], self.occupied.shape))
         if saved["contracted"] != self.contracted:
             box = OccupancyGrid(self.aabb, self.resolution)
             box.occupied = self.occupied.clone()

@@ -1,27 +1,27 @@
 """Finds a trained nerfstudio run on disk and reads its weights without running what the file asks for."""
 
 import os
-import pickle
 import re
-from collections.abc import Callable
+from collections import OrderedDict
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import plain, say, stays_inside
+from pvd_nerfstudio.teacher.archive import StoredTensor, loaded, read_checkpoint
 from pvd_nerfstudio.teacher.safe_yaml import load_config
 
-_CHECKPOINT_NAME = re.compile(r"step-(\d+)\.ckpt")
+_CHECKPOINT_NAME = re.compile(r"step-(\d{1,15})\.ckpt")
 _FOUR_KINDS = "Give a run's config.yml, the run folder, its nerfstudio_models folder or one step-*.ckpt file."
 _NAMES_SHOWN = 3
 _SEARCH_DEPTH = 4
+MOST_STEPS = 1 << 40
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def find_run(path: Path) -> TeacherRun:
         config_path = _config_of_folder(path)
         config = load_config(config_path)
         folder = _checkpoint_folder(config_path, config) if config_path.parent == path else path
-        checkpoint_path = _latest_checkpoint(folder)
+        checkpoint_path = latest_checkpoint(folder)
     elif path.suffix in (".yml", ".yaml"):
         config_path = path
         config = load_config(config_path)
-        checkpoint_path = _latest_checkpoint(_checkpoint_folder(config_path, config))
+        checkpoint_path = latest_checkpoint(_checkpoint_folder(config_path, config))
     elif _CHECKPOINT_NAME.fullmatch(path.name):
         config_path = _config_of_checkpoint(path)
         config = load_config(config_path)
@@ -70,6 +70,23 @@ def find_run(path: Path) -> TeacherRun:
     else:
         raise InputError(f"{path} is neither a config.yml nor a step-*.ckpt file. {_FOUR_KINDS}")
     return TeacherRun(config_path, checkpoint_path, _step(checkpoint_path), config)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads all of a checkpoint that our trainer wrote, on the CPU.
+
+    Raises:
+        InputError: it is no such file, or holds NaN or infinite weights.
+    """
+    checkpoint = loaded(read_checkpoint(path))
+    parts = {"step": int, "pipeline": dict, "optimizers": dict, "scalers": dict}
+    for name, kind in parts.items():
+        if not isinstance(checkpoint, dict) or type(checkpoint.get(name)) not in (kind, OrderedDict):
+            raise InputError(f"{plain(path)} is no checkpoint that training could go on from: '{name}' is missing.")
+    if not 0 <= checkpoint["step"] < MOST_STEPS:
+        raise InputError(f"{plain(path)} is from step {checkpoint['step']}, which no training reaches.")
+    _check_finite(checkpoint["pipeline"], path)
+    return checkpoint
 
 
 def load_state(run: TeacherRun) -> dict[str, Tensor]:
@@ -83,25 +100,28 @@ def load_state(run: TeacherRun) -> dict[str, Tensor]:
         InputError: The file is cut short, asks to execute something, is no checkpoint of a nerfstudio pipeline, or
             holds NaN or infinite weights.
     """
-    path = run.checkpoint_path
-    checkpoint = _read(path)
-    pipeline = checkpoint.get("pipeline") if isinstance(checkpoint, dict) else None
-    if not isinstance(pipeline, dict):
-        raise InputError(f"{path} has no 'pipeline': not a checkpoint of a nerfstudio pipeline. {_FOUR_KINDS}")
-    state = _model_state(pipeline)
-    if not state:
-        raise InputError(f"{path} has no '_model.' weights: not a checkpoint of a nerfstudio pipeline. {_FOUR_KINDS}")
-    plain = {key: value for key, value in state.items() if not key.endswith("_extra_state")}
-    strange = [key for key, value in plain.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise InputError(f"{path} holds something other than tensors in the teacher's weights: {_first(strange)}.")
-    broken = [key for key, value in plain.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise InputError(
-            f"{path}: NaN or infinite values in the teacher's weights: {_first(broken)}. The training diverged: use "
-            "an earlier checkpoint or train the teacher again."
-        )
+    path, state = run.checkpoint_path, loaded(_stored(run))
+    _check_finite(state, path)
     return state
+
+
+def load_shapes(run: TeacherRun) -> dict[str, torch.Size]:
+    """Shapes of the weights of the run's model, of which none is read.
+
+    Raises:
+        InputError: as load_state does, but for the weights' values.
+    """
+    return {key: value.shape for key, value in _stored(run).items() if isinstance(value, StoredTensor)}
+
+
+def load_weight(run: TeacherRun, name: str) -> Tensor | None:
+    """One of the weights of the run's model; None where there is none of that name.
+
+    Raises:
+        InputError: as load_shapes does.
+    """
+    value = _stored(run).get(name)
+    return value.load() if isinstance(value, StoredTensor) else None
 
 
 def weights_megabytes(run: TeacherRun) -> float:
@@ -117,8 +137,8 @@ def weights_megabytes(run: TeacherRun) -> float:
 
 def _config_of_folder(folder: Path) -> Path:
     for config_path in (folder / "config.yml", folder.parent / "config.yml"):
-        if config_path.is_file():
-            return config_path
+        if config_path.exists() or config_path.is_symlink():
+            return _no_link(config_path)
     patterns = ["*/" * depth + "config.yml" for depth in range(1, _SEARCH_DEPTH)]
     below = sorted(str(found) for pattern in patterns for found in folder.glob(pattern))
     hint = f"There are runs below it, for example {_first(below)}." if below else _FOUR_KINDS
@@ -128,8 +148,8 @@ def _config_of_folder(folder: Path) -> Path:
 def _config_of_checkpoint(checkpoint_path: Path) -> Path:
     folder = checkpoint_path.parent
     for config_path in (folder.parent / "config.yml", folder / "config.yml"):
-        if config_path.is_file():
-            return config_path
+        if config_path.exists() or config_path.is_symlink():
+            return _no_link(config_path)
     raise InputError(
         f"{checkpoint_path} has no config.yml beside its folder: {folder.parent / 'config.yml'} does not exist. "
         "Weights alone do not say which model they are for: copy the run's config.yml there."
@@ -138,71 +158,66 @@ def _config_of_checkpoint(checkpoint_path: Path) -> Path:
 
 def _checkpoint_folder(config_path: Path, config: TrainerConfig) -> Path:
     """Never through the config's output_dir: the run may have been moved."""
-    folders = [config_path.parent / str(config.relative_model_dir), config_path.parent / "nerfstudio_models"]
+    said = Path(config.relative_model_dir)
+    names = [said, Path("nerfstudio_models")] if stays_inside(said) else [Path("nerfstudio_models")]
+    folders = [config_path.parent / name for name in names]
     for folder in folders:
         if folder.is_dir():
-            return folder
+            return _no_link(folder)
     raise InputError(
         f"{config_path} has no checkpoints: the folder {folders[0]} does not exist. Copy it there, or give a run that "
         "was trained until its first save (--steps-per-save)."
     )
 
 
-def _latest_checkpoint(folder: Path) -> Path:
+def latest_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the most steps in a folder.
+
+    Raises:
+        InputError: there is none.
+    """
     found = sorted((path for path in folder.glob("step-*.ckpt") if _CHECKPOINT_NAME.fullmatch(path.name)), key=_step)
     if not found:
         raise InputError(
             f"{folder} holds no step-*.ckpt file. Give a run that was trained until its first save (--steps-per-save)."
         )
     if len(found) > 1:
-        CONSOLE.print(
+        say(
             f"{len(found)} checkpoints in {folder}: the latest, step {_step(found[-1])}, is used; "
-            "give the .ckpt file to choose another",
-            markup=False,
-            soft_wrap=True,
+            "give the .ckpt file to choose another"
         )
-    return found[-1]
+    return _no_link(found[-1])
 
 
 def _step(checkpoint_path: Path) -> int:
     return int(checkpoint_path.stem.removeprefix("step-"))
 
 
-def _read(path: Path) -> Any:
-    """torch.load, limited to tensors, plain containers and the numpy scalars that nerfstudio's schedulers save."""
-    try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"asks for '{named[1]}'" if named else "holds more than weights, or is no checkpoint"
+def _check_finite(state: dict[str, Any], path: Path) -> None:
+    weights = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    broken = [key for key, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
         raise InputError(
-            f"{path}: refused: the file {what}; nothing was executed. Use a checkpoint that nerfstudio saved."
-        ) from error
-    except (EOFError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
-        raise InputError(
-            f"{path} is empty or cut short, {path.stat().st_size} bytes; training was probably interrupted while "
-            f"saving: use an earlier checkpoint. ({type(error).__name__}: {error})"
-        ) from error
+            f"{plain(path)}: NaN or infinite values in the weights: {_first(broken)}. The training diverged: use an "
+            "earlier checkpoint, or train again."
+        )
 
 
-def _numpy_scalars() -> list[Any]:
-    """What a pickled numpy number is made of, under the names that numpy 1 and numpy 2 write."""
-    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
-    return [np.dtype, *dtypes, *map(_scalar_as_in, ("numpy.core.multiarray", "numpy._core.multiarray"))]
-
-
-def _scalar_as_in(module: str) -> Callable[..., Any]:
-    """numpy's scalar under another module's name; torch 2.6 looks up a global by what the function calls itself."""
-
-    def scalar(dtype: np.dtype, data: Any) -> Any:
-        return np.frombuffer(data, dtype)[0]
-
-    scalar.__module__ = module
-    scalar.__qualname__ = "scalar"
-    return scalar
+def _stored(run: TeacherRun) -> dict[str, Any]:
+    """The state dict of the run's model, its tensors not read yet."""
+    path, checkpoint = run.checkpoint_path, read_checkpoint(run.checkpoint_path)
+    pipeline = checkpoint.get("pipeline") if isinstance(checkpoint, dict) else None
+    if not isinstance(pipeline, dict):
+        raise InputError(f"{path} has no 'pipeline': not a checkpoint of a nerfstudio pipeline. {_FOUR_KINDS}")
+    state = _model_state(pipeline)
+    if not state:
+        raise InputError(f"{path} has no '_model.' weights: not a checkpoint of a nerfstudio pipeline. {_FOUR_KINDS}")
+    strange = [
+        key for key, value in state.items() if not isinstance(value, StoredTensor) and not key.endswith("_extra_state")
+    ]
+    if strange:
+        raise InputError(f"{path} holds something other than tensors in the teacher's weights: {_first(strange)}.")
+    return state
 
 
 def _model_state(pipeline: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +230,13 @@ def _model_state(pipeline: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+def _no_link(found: Path) -> Path:
+    """What was found in a run, and not typed by the user, belongs to the run."""
+    if found.is_symlink():
+        raise InputError(f"{plain(found)} is a link, which is not followed in a run. Put the file itself there.")
+    return found
+
+
 def _first(names: list[str]) -> str:
     more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(plain, names[:_NAMES_SHOWN])) + (f" and {more} more" if more > 0 else "")

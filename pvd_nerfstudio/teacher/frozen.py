@@ -25,7 +25,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.adapters import Answer, GenericAdapter, adapter_of, point_samples
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state, load_weight
 
 
 class FrozenTeacher:
@@ -224,9 +224,19 @@ def _build(config: Any, num_train_data: int, box: SceneBox, device: torch.device
 
 
 def saved_scene_box(run: TeacherRun) -> SceneBox | None:
-    """The scene box among a run's weights; None for families that keep none there."""
-    aabb = load_state(run).get("field.aabb")
-    return None if aabb is None else SceneBox(aabb=aabb.float())
+    """The scene box among a run's weights; None for families that keep none there.
+
+    Raises:
+        InputError: it is none.
+    """
+    aabb = load_weight(run, "field.aabb")
+    return None if aabb is None else _box_of(aabb, run)
+
+
+def _box_of(aabb: Tensor, run: TeacherRun) -> SceneBox:
+    if aabb.shape != (2, 3) or not aabb.isfinite().all() or not (aabb[0] < aabb[1]).all():
+        raise InputError(f"{run.checkpoint_path}: the scene box of the teacher, field.aabb, is none.")
+    return SceneBox(aabb=aabb.float())
 
 
 def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> SceneBox:
@@ -236,7 +246,7 @@ def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> 
         InputError: there is neither.
     """
     if "field.aabb" in state:
-        return SceneBox(aabb=state["field.aabb"].float())
+        return _box_of(state["field.aabb"], run)
     manager: Any = run.config.pipeline.datamanager
     problem = "its config.yml names no data set"
     for place in (manager.data or manager.dataparser.data, data):
@@ -258,7 +268,7 @@ def _load_strictly(model: Model, state: dict[str, Tensor], run: TeacherRun) -> N
     """Load all or nothing; not every model's `load_state_dict` reports what did not fit, so names are compared here."""
     try:
         model.load_state_dict(dict(state), strict=False)
-    except RuntimeError as error:
+    except Exception as error:  # whatever a module makes of values that are not its own
         raise InputError(f"{run.checkpoint_path} does not fit {run.config_path}: {error}") from error
     wanted = {key for key in model.state_dict() if not key.startswith("lpips.")}
     missing, unexpected = sorted(wanted - set(state)), sorted(set(state) - wanted)

@@ -11,11 +11,14 @@ from pvd_nerfstudio.distillation.active import Rule, points
 from pvd_nerfstudio.distillation.active.poses import HardPoses
 from pvd_nerfstudio.distillation.active.rays import Draw, HardRayPool, RayErrors, uniform
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.saved import rows_like
 
 LEVELS = ("poses", "rays", "points")
 LARGEST_SHARE = 0.9
 """The rest of a draw is uniform, whatever the levels say."""
 PAPERS_SHARE = 0.1
+MOST_NOTED = 1 << 22
+"""Views or points of a chunk that a checkpoint may know."""
 
 
 @dataclass
@@ -163,4 +166,11 @@ class ActiveLearning(nn.Module):
         """The same as it was saved."""
         for level in LEVELS:
             setattr(self.config, level, level in state["on"])
-        self._notes = {slot: ChunkNotes(**values) for slot, values in state["notes"].items()}
+        self._notes = {int(slot): _saved_notes(values) for slot, values in state["notes"].items()}
+
+
+def _saved_notes(values: dict[str, Any]) -> ChunkNotes:
+    poses = rows_like(values["poses"], torch.zeros(0, 3, 4), MOST_NOTED)
+    points = values["points"]
+    points = None if points is None else rows_like(points, torch.zeros(0, dtype=torch.int), MOST_NOTED)
+    return ChunkNotes(int(values["number"]), poses, points)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from pvd_nerfstudio.distillation.active import Rule, summary
+from pvd_nerfstudio.input.saved import rows_like
 
 
 class HardPoses(nn.Module):
@@ -79,7 +80,10 @@ class HardPoses(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The pool as it was saved."""
-        self.poses, self.errors, self.ages = (state[name].cpu() for name in ("poses", "errors", "ages"))
+        names = ("poses", "errors", "ages")
+        self.poses, self.errors, self.ages = (rows_like(state[name], getattr(self, name), self.size) for name in names)
+        if not len(self.poses) == len(self.errors) == len(self.ages):
+            raise ValueError("a pool of poses whose errors are not as many")
 
 
 def perturbed(

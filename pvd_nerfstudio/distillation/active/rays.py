@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from pvd_nerfstudio.distillation.active import summary
+from pvd_nerfstudio.input.saved import rows_like
 
 UNKNOWN = -1.0
 CANDIDATES = 8
@@ -138,8 +139,10 @@ class HardRayPool(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The pool as it was saved."""
-        device = self.rays.device
-        self.rays, self.errors, self.ages = (state[name].to(device) for name in ("rays", "errors", "ages"))
+        names = ("rays", "errors", "ages")
+        self.rays, self.errors, self.ages = (rows_like(state[name], getattr(self, name), self.size) for name in names)
+        if not len(self.rays) == len(self.errors) == len(self.ages):
+            raise ValueError("a pool of rays whose errors are not as many")
 
 
 def uniform(count: int, among: int, generator: Generator) -> Int[Tensor, "count"]:

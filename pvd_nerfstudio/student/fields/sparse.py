@@ -18,6 +18,7 @@ from torch.nn import Parameter, functional
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.rendering.occupancy import unpacked
 from pvd_nerfstudio.student.fields.base import MAX_LOG_DENSITY, FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.growth import Growing, Moment
 from pvd_nerfstudio.student.fields.interpolation import cell_corners, weighted_rows
@@ -196,8 +197,11 @@ class VoxelEncoding(Growing, Encoding):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """The stored vertices from a checkpoint."""
         self.phase, vertices = int(state["phase"]), int(state["vertices"])
-        bits = np.unpackbits(state["stored"].cpu().numpy(), count=vertices**3)
-        self._number(torch.from_numpy(bits).view(vertices, vertices, vertices).bool().to(self.index.device))
+        if not 1 < vertices <= self.config.resolution + 1:
+            raise ValueError(f"{vertices} vertices along a side of at most {self.config.resolution} voxels")
+        self._number(unpacked(state["stored"], (vertices, vertices, vertices)).to(self.index.device))
+        if len(self.table) != len(self.place):
+            raise ValueError(f"{len(self.table) - 1} values for {len(self.place) - 1} vertices")
 
     def _number(self, wanted: Bool[Tensor, "x y z"]) -> None:
         """Give the wanted vertices rows, from 1 on."""
