@@ -1,12 +1,18 @@
 """What nerfstudio discovers. An import error here would break `ns-train` for every method: keep it light."""
 
+import sys
+
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from pvd_nerfstudio.errors import explain_errors
+from pvd_nerfstudio.input.renamed import current_options
 from pvd_nerfstudio.trainer import AdamWOptimizerConfig, CosineSchedulerConfig, PVDTrainerConfig
 
-explain_errors()  # ns-train is not ours, but what it says of our method is
+# ns-train is not ours, but what is said to our method, and what it says, is.
+explain_errors()
+if "pvd-distill" in sys.argv:
+    sys.argv[1:] = current_options(sys.argv[1:])
 
 pvd_distill = MethodSpecification(
     config=PVDTrainerConfig(

@@ -1,5 +1,6 @@
 """`pvd-views`: an image of the cameras of a conversion, to check where the teacher is queried."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Generator, Tensor
 from pvd_nerfstudio.commands.report.command import find_conversion, load_student
 from pvd_nerfstudio.commands.report.figures import cameras_figure
 from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.input.renamed import current_options
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 
@@ -69,7 +71,7 @@ def main() -> None:
     """Entry point of `pvd-views`."""
     explain_errors()
     torch.set_grad_enabled(False)
-    tyro.cli(Views).run()
+    tyro.cli(Views, args=current_options(sys.argv[1:])).run()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.renamed import Renamed
 from pvd_nerfstudio.input.text import plain, say
 
 
@@ -45,8 +46,10 @@ DataParserUnion = tyro.conf.OmitSubcommandPrefixes[
 
 
 @dataclass
-class DistillationDataManagerConfig(VanillaDataManagerConfig):
+class DistillationDataManagerConfig(Renamed, VanillaDataManagerConfig):
     """Where views come from."""
+
+    old_names = {"pseudo_views_per_part": "pseudo_views_per_chunk"}
 
     _target: type = field(default_factory=lambda: DistillationDataManager)
     dataparser: DataParserUnion = field(default_factory=TeacherDataParserConfig)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.data.images import common_size, images_in
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.renamed import Renamed
 
 NUMBERS = 17
 """In a row of poses_bounds.npy."""
@@ -29,8 +30,10 @@ SAME_SHAPE = 0.02
 
 
 @dataclass
-class LLFFDataParserConfig(DataParserConfig):
+class LLFFDataParserConfig(Renamed, DataParserConfig):
     """A folder with poses_bounds.npy and images, images_4 or images_8."""
+
+    old_names = {"photographs": "images"}
 
     _target: type = field(default_factory=lambda: LLFF)
     data: Path = Path("data/nerf_llff_data/fern")

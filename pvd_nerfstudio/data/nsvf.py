@@ -18,14 +18,17 @@ from torch import Tensor
 
 from pvd_nerfstudio.data.images import common_size, images_in
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.renamed import Renamed
 
 PREFIXES = {"train": ("0_",), "val": ("1_", "2_"), "test": ("2_", "1_")}
 """Of a split's file names; the second where there is none of the first: Tanks and Temples has two splits."""
 
 
 @dataclass
-class NSVFDataParserConfig(DataParserConfig):
+class NSVFDataParserConfig(Renamed, DataParserConfig):
     """A folder with rgb, pose, intrinsics.txt and bbox.txt."""
+
+    old_names = {"photographs": "images"}
 
     _target: type = field(default_factory=lambda: NSVF)
     data: Path = Path("data/TanksAndTemple/Ignatius")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.renamed import Renamed
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,16 @@ class Stage:
 
 
 @dataclass
-class DistillationConfig:
+class DistillationConfig(Renamed):
     """The method's numbers; -1: the preset's."""
+
+    old_names = {
+        "parts": "chunks",
+        "first_parts": "first_chunks",
+        "rays_per_part": "rays_per_chunk",
+        "points_per_part": "points_per_chunk",
+        "photographs": "training_images",
+    }
 
     preset: Literal["bank", "pvd"] = "bank"
     """bank: learn from a bank of the teacher's answers. pvd: the paper's losses and schedule, new answers each step."""
