@@ -26,8 +26,9 @@ from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, take
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
 from pvd_nerfstudio.teacher.adapters import adapter_of
+from pvd_nerfstudio.teacher.building import no_lpips
 from pvd_nerfstudio.teacher.checkpoint import find_run
-from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 LITERAL = (
     "--pipeline.distillation.preset pvd --pipeline.distillation.rays-per-step 1024 "

@@ -5,7 +5,7 @@ python -m benchmarks.offline nerfacto --vis tensorboard llff-data --data ../shar
 
 from nerfstudio.scripts.train import entrypoint
 
-from pvd_nerfstudio.teacher.frozen import no_lpips
+from pvd_nerfstudio.teacher.building import no_lpips
 
 if __name__ == "__main__":
     with no_lpips():

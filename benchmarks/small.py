@@ -8,7 +8,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from pvd_nerfstudio.commands.demo import small_nerfacto, train
 from pvd_nerfstudio.commands.demo_scene import write_scene
-from pvd_nerfstudio.teacher.frozen import no_lpips
+from pvd_nerfstudio.teacher.building import no_lpips
 
 SMALL = """
     --pipeline.model.grid-resolution 32 --pipeline.model.render-step-size 0.05

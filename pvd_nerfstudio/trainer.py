@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 import tyro
 import yaml
-from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
 from pvd_nerfstudio.data.poses import readable
+from pvd_nerfstudio.data.reviewed import reading
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.saved import check_like
 from pvd_nerfstudio.input.text import file_name, plain, say
@@ -166,16 +167,15 @@ class PVDTrainerConfig(TrainerConfig):
     def _choose_data(self, dataparser: DataParserConfig, space: Space) -> None:
         """The teacher's dataparser unless there is another, with the path of `--data` if that is given."""
         data = self.pipeline.datamanager
-        own = not isinstance(data.dataparser, TeacherDataParserConfig)
+        own = data.named_by_user = not isinstance(data.dataparser, TeacherDataParserConfig)
         if not own:
-            if not issubclass(dataparser._target, DataParser):
-                raise InputError(f"The teacher's config.yml names {dataparser._target} as its dataparser; it is none.")
             data.dataparser = dataparser
         place = self.data or data.data
         if place is not None:
             data.dataparser.data = place
         given = own or place is not None
-        parser, problem = readable(data.dataparser, data.orbit.size) if given else (data.dataparser, None)
+        with reading(data.dataparser, own):
+            parser, problem = readable(data.dataparser, data.orbit.size) if given else (data.dataparser, None)
         if parser is None:
             raise InputError(
                 f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
@@ -197,8 +197,11 @@ class PVDTrainerConfig(TrainerConfig):
         elif previous.pipeline.teacher is not None and not previous.pipeline.teacher.is_file():
             say(f"The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another.", "yellow")
             previous.pipeline.teacher = None
+        data, named = previous.pipeline.datamanager, self.pipeline.datamanager.dataparser
+        if not isinstance(named, TeacherDataParserConfig):
+            data.dataparser, data.named_by_user = named, True
         if self.data is not None:
-            previous.pipeline.datamanager.data = self.data
+            data.data = self.data
         self.pipeline, self.optimizers, self.student = previous.pipeline, previous.optimizers, previous.student
         self.machine, self.command = replace(self.machine, seed=previous.machine.seed), previous.command
         self.experiment_name = self.experiment_name or file_name(previous.experiment_name, "unnamed")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pvd_nerfstudio.commands.demo import small_nerfacto, train
 from pvd_nerfstudio.commands.demo_scene import write_scene
-from pvd_nerfstudio.teacher.frozen import no_lpips
+from pvd_nerfstudio.teacher.building import no_lpips
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(2)

@@ -15,7 +15,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
-from pvd_nerfstudio.teacher.frozen import no_lpips
+from pvd_nerfstudio.teacher.building import no_lpips
 
 STEPS = 3
 """Real training steps of a teacher."""

@@ -74,7 +74,7 @@ def test_config_of_another_size(copied: Run, tmp_path: Path, capsys) -> None:
 
 
 def test_checkpoint_of_tiny_cuda_nn(copied: Run, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("pvd_nerfstudio.teacher.frozen.TCNN_EXISTS", False)
+    monkeypatch.setattr("pvd_nerfstudio.teacher.building.TCNN_EXISTS", False)
 
     def change(state: dict) -> None:
         for key in [key for key in state if key.startswith("_model.field.mlp_base")]:

@@ -34,8 +34,9 @@ from pvd_nerfstudio.data.views import like, sphere
 from pvd_nerfstudio.errors import InputError, explain_errors
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.model import image_metrics
+from pvd_nerfstudio.teacher.building import no_lpips
 from pvd_nerfstudio.teacher.checkpoint import find_run, weights_megabytes
-from pvd_nerfstudio.teacher.frozen import FrozenTeacher, no_lpips
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 WORST_GAP = 3.0
 """dB that the student may end under its teacher before the demo counts as failed."""

@@ -26,6 +26,7 @@ from pvd_nerfstudio.data.images import read_image, read_mask
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
+from pvd_nerfstudio.data.reviewed import check_outputs, reading
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.renamed import Renamed
 from pvd_nerfstudio.input.text import plain, say
@@ -50,6 +51,8 @@ class DistillationDataManagerConfig(Renamed, VanillaDataManagerConfig):
     """Where views come from."""
 
     old_names = {"pseudo_views_per_part": "pseudo_views_per_chunk"}
+    named_by_user = False
+    """Whether the dataparser was named on the command line; no field, so that no file can say so."""
 
     _target: type = field(default_factory=lambda: DistillationDataManager)
     dataparser: DataParserUnion = field(default_factory=TeacherDataParserConfig)
@@ -74,6 +77,7 @@ class DistillationDataset(InputDataset):
     """Cameras, and images for those who ask: those on disk, or else what `render` makes of a view."""
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        check_outputs(dataparser_outputs)
         super().__init__(dataparser_outputs, scale_factor)
         if not self.has_images:
             self._dataparser_outputs = replace(dataparser_outputs, mask_filenames=None)
@@ -160,14 +164,17 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def __init__(self, config: DistillationDataManagerConfig, *args: Any, **kwargs: Any) -> None:
         if config.data is not None:
             config.dataparser.data = Path(config.data)
-        parser, problem = readable(config.dataparser, config.orbit.size)
+        with reading(config.dataparser, config.named_by_user):
+            parser, problem = readable(config.dataparser, config.orbit.size)
         self.stands_in, self.keeps_alpha = parser is None, True
         self._place, self._problem = config.dataparser.data, problem
+        named_by_user = config.named_by_user
         if parser is None:
             config = replace(config, dataparser=config.orbit, data=None)
         elif problem is not None:
             config = replace(config, dataparser=parser, data=None)
-        super().__init__(config, *args, **kwargs)
+        with reading(config.dataparser, named_by_user):
+            super().__init__(config, *args, **kwargs)
 
     def say_what_is_missing(self) -> None:
         """Print what of the data set cannot be read, and what is used in its place."""

@@ -15,6 +15,7 @@ from nerfstudio.utils.io import load_from_json
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import plain
 
 
 def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig | None, str | None]:
@@ -43,10 +44,10 @@ def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig 
 
 def _problem(dataparser: DataParserConfig) -> str | None:
     try:
-        dataparser.setup().get_dataparser_outputs(split="train")
+        outputs = dataparser.setup().get_dataparser_outputs(split="train")
     except Exception as error:  # a dataparser may fail in any way
-        return f"{type(error).__name__}: {error}"
-    return None
+        return f"{type(error).__name__}: {plain(error)}"
+    return None if len(outputs.cameras) else "it has no training view"
 
 
 def _poses_alone(dataparser: DataParserConfig, size: int) -> DataParserConfig | None:

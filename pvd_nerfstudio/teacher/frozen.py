@@ -3,28 +3,28 @@
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import SceneBox
-from nerfstudio.field_components import encodings, mlp
 from nerfstudio.models.base_model import Model
-from nerfstudio.utils.external import TCNN_EXISTS
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
 from pvd_nerfstudio.data.poses import readable
+from pvd_nerfstudio.data.reviewed import reading
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import plain
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
-from pvd_nerfstudio.teacher.adapters import Answer, GenericAdapter, adapter_of, point_samples
+from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapter_of, point_samples
+from pvd_nerfstudio.teacher.building import build, building, implementation_of, method_of, no_lpips
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state, load_weight
 
 
@@ -52,11 +52,10 @@ class FrozenTeacher:
         config = copy.deepcopy(run.config.pipeline.model)
         family = adapter_of(config)
         self.space: Space = family.space(config)
-        with _implementation_of(config, state, run), no_lpips():
-            self.model: Model = _build(config, family.num_train_data(state), _scene_box(run, state, data), device, run)
-        self.model.update_to_step(run.step)
-        family.fit(self.model, state)
-        _load_strictly(self.model, state, run)
+        box = _scene_box(run, state, data)
+        with building(run, state), implementation_of(config, state, run), no_lpips():
+            self.model: Model = build(config, family.num_train_data(state), box, device, run)
+            _load_strictly(self.model, state, run, family)
         self.model.to(device).eval().requires_grad_(False)
         self._adapter = family(self.model) if family.knows(self.model) else GenericAdapter(self.model)
         self._has_density = not isinstance(self._adapter, GenericAdapter) or self._adapter.answers
@@ -153,7 +152,7 @@ class FrozenTeacher:
                 raise
             except Exception as error:  # any method, which may need what is not here
                 raise InputError(
-                    f"{_method(self.run)} cannot render on this {self.device.type.upper()}: "
+                    f"{method_of(self.run)} cannot render on this {self.device.type.upper()}: "
                     f"{type(error).__name__}: {error}. Does it need a CUDA GPU, or a package that is not installed?"
                 ) from error
 
@@ -174,55 +173,6 @@ def image_of(outputs: dict[str, Any]) -> Tensor:
     return outputs["rgb"] if "rgb" in outputs else outputs["rgb_fine"]
 
 
-@contextmanager
-def no_lpips() -> Iterator[None]:
-    """Stock models can be built without LPIPS, whose AlexNet would be downloaded; the metric is absent then."""
-    from torchmetrics import Metric  # noqa: PLC0415
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity  # noqa: PLC0415
-
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-        Metric.__init__(self)
-
-    with mock.patch.object(LearnedPerceptualImagePatchSimilarity, "__init__", init):
-        yield
-
-
-def _method(run: TeacherRun) -> str:
-    return f"the method '{run.config.method_name}'"
-
-
-@contextmanager
-def _implementation_of(config: Any, state: dict[str, Tensor], run: TeacherRun) -> Iterator[None]:
-    """Build the model with what its weights were made by: nerfstudio falls back to torch without saving so."""
-    by_tcnn, has_option = any(key.endswith(".params") for key in state), hasattr(config, "implementation")
-    if by_tcnn and not TCNN_EXISTS:
-        again = "with --pipeline.model.implementation torch" if has_option else "where tiny-cuda-nn is not installed"
-        raise InputError(
-            f"{run.checkpoint_path} was trained with tiny-cuda-nn, which is not installed here, and torch cannot read "
-            f"its tables. Install tiny-cuda-nn (it needs a CUDA GPU), or train the teacher again {again}."
-        )
-    if by_tcnn:
-        yield
-        return
-    if has_option:
-        config.implementation = "torch"
-    with ExitStack() as stack:
-        for module in (encodings, mlp):
-            stack.enter_context(mock.patch.object(module, "TCNN_EXISTS", False))
-            stack.enter_context(mock.patch.object(module, "print_tcnn_speed_warning", lambda name: None))
-        yield
-
-
-def _build(config: Any, num_train_data: int, box: SceneBox, device: torch.device | str, run: TeacherRun) -> Model:
-    try:
-        return config.setup(scene_box=box, num_train_data=num_train_data, metadata={}, device=device, grad_scaler=None)
-    except Exception as error:  # a model of a plugin may fail in any way
-        raise InputError(
-            f"The model of {_method(run)} could not be built from {run.config_path} ({type(error).__name__}: {error})."
-        ) from error
-
-
 def saved_scene_box(run: TeacherRun) -> SceneBox | None:
     """The scene box among a run's weights; None for families that keep none there.
 
@@ -234,7 +184,12 @@ def saved_scene_box(run: TeacherRun) -> SceneBox | None:
 
 
 def _box_of(aabb: Tensor, run: TeacherRun) -> SceneBox:
-    if aabb.shape != (2, 3) or not aabb.isfinite().all() or not (aabb[0] < aabb[1]).all():
+    if (
+        aabb.shape != (2, 3)
+        or not aabb.is_floating_point()
+        or not aabb.isfinite().all()
+        or not (aabb[0] < aabb[1]).all()
+    ):
         raise InputError(f"{run.checkpoint_path}: the scene box of the teacher, field.aabb, is none.")
     return SceneBox(aabb=aabb.float())
 
@@ -254,27 +209,32 @@ def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> 
             continue
         dataparser = copy.deepcopy(manager.dataparser)
         dataparser.data = Path(place)
-        parser, why = readable(dataparser, size=1)
-        if parser is not None:
-            return parser.setup().get_dataparser_outputs(split="train").scene_box
+        with reading(dataparser, named_by_user=False):
+            parser, why = readable(dataparser, size=1)
+            if parser is not None:
+                return _box_of(parser.setup().get_dataparser_outputs(split="train").scene_box.aabb, run)
         problem = f"{place} cannot be read: {why}"
     raise InputError(
-        f"A checkpoint of {_method(run)} does not hold its scene box, so its data set is needed; {problem}. "
+        f"A checkpoint of {method_of(run)} does not hold its scene box, so its data set is needed; {problem}. "
         "Name its place with --data."
     )
 
 
-def _load_strictly(model: Model, state: dict[str, Tensor], run: TeacherRun) -> None:
+def _load_strictly(model: Model, state: dict[str, Tensor], run: TeacherRun, family: type[FieldAdapter]) -> None:
     """Load all or nothing; not every model's `load_state_dict` reports what did not fit, so names are compared here."""
     try:
+        model.update_to_step(run.step)
+        family.fit(model, state)
         model.load_state_dict(dict(state), strict=False)
+    except InputError:
+        raise
     except Exception as error:  # whatever a module makes of values that are not its own
-        raise InputError(f"{run.checkpoint_path} does not fit {run.config_path}: {error}") from error
+        raise InputError(f"{run.checkpoint_path} does not fit {run.config_path}: {plain(error)}") from error
     wanted = {key for key in model.state_dict() if not key.startswith("lpips.")}
     missing, unexpected = sorted(wanted - set(state)), sorted(set(state) - wanted)
     if missing or unexpected:
         raise InputError(
-            f"{run.checkpoint_path} does not fit {_method(run)} as {run.config_path} describes it. "
+            f"{run.checkpoint_path} does not fit {method_of(run)} as {run.config_path} describes it. "
             f"Missing: {_first(missing)}. Unexpected: {_first(unexpected)}. "
             "Was config.yml edited, or the checkpoint copied from another run?"
         )

@@ -19,7 +19,7 @@ from pvd_nerfstudio.commands.demo import small_nerfacto, train
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.teacher.frozen import no_lpips
+from pvd_nerfstudio.teacher.building import no_lpips
 
 
 def outputs(config, split: str = "train"):

@@ -18,7 +18,7 @@ from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLear
 from pvd_nerfstudio.distillation.active.poses import HardPoses, perturbed
 from pvd_nerfstudio.distillation.active.rays import HardRayPool, RayErrors
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.teacher.frozen import no_lpips
+from pvd_nerfstudio.teacher.building import no_lpips
 
 
 def seeded(number: int = 0) -> Generator:

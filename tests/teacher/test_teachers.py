@@ -167,7 +167,7 @@ def test_weights_of_a_missing_layer_are_refused(name: str, families: Mapping[str
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_tiny_cuda_nn_is_named(name: str, families: Mapping[str, Path], tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("pvd_nerfstudio.teacher.frozen.TCNN_EXISTS", False)
+    monkeypatch.setattr("pvd_nerfstudio.teacher.building.TCNN_EXISTS", False)
     run = copy_of(families[name], tmp_path / "run")
     change_state(run, lambda state: state.update({"_model.field.encoding.params": torch.zeros(5)}))
     with pytest.raises(InputError, match="tiny-cuda-nn"):

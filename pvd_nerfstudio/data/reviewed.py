@@ -1,0 +1,105 @@
+"""Data sets that a run's config.yml names: which dataparsers are taken over, and what they may say.
+
+A dataparser is code that runs on the paths of the file that names it. Taken over are those whose code has been read:
+none of them unpickles, downloads or needs to write (some write or ask in corner cases, which containment refuses).
+Not on the list are nerfstudio's Minimal (unpickles), Dycheck (writes scaled copies of the images) and NuScenes
+(another package reads its tables), and those of plugins: the user has to name them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.arkitscenes_dataparser import ARKitScenes, ARKitScenesDataParserConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
+from nerfstudio.data.dataparsers.dnerf_dataparser import DNeRF, DNeRFDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP, InstantNGPDataParserConfig
+from nerfstudio.data.dataparsers.nerfosr_dataparser import NeRFOSR, NeRFOSRDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.phototourism_dataparser import Phototourism, PhototourismDataParserConfig
+from nerfstudio.data.dataparsers.scannet_dataparser import ScanNet, ScanNetDataParserConfig
+from nerfstudio.data.dataparsers.scannetpp_dataparser import ScanNetpp, ScanNetppDataParserConfig
+from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudio, SDFStudioDataParserConfig
+from nerfstudio.data.dataparsers.sitcoms3d_dataparser import Sitcoms3D, Sitcoms3DDataParserConfig
+
+from pvd_nerfstudio.data.llff import LLFF, LLFFDataParserConfig
+from pvd_nerfstudio.data.nsvf import NSVF, NSVFDataParserConfig
+from pvd_nerfstudio.data.orbit import OrbitDataParser, OrbitDataParserConfig
+from pvd_nerfstudio.data.poses import BlenderPoses, BlenderPosesConfig
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.containment import contained
+
+REVIEWED: dict[type, type] = {
+    ARKitScenesDataParserConfig: ARKitScenes,
+    BlenderDataParserConfig: Blender,
+    BlenderPosesConfig: BlenderPoses,
+    ColmapDataParserConfig: ColmapDataParser,
+    DNeRFDataParserConfig: DNeRF,
+    InstantNGPDataParserConfig: InstantNGP,
+    LLFFDataParserConfig: LLFF,
+    NeRFOSRDataParserConfig: NeRFOSR,
+    NSVFDataParserConfig: NSVF,
+    NerfstudioDataParserConfig: Nerfstudio,
+    OrbitDataParserConfig: OrbitDataParser,
+    PhototourismDataParserConfig: Phototourism,
+    SDFStudioDataParserConfig: SDFStudio,
+    ScanNetDataParserConfig: ScanNet,
+    ScanNetppDataParserConfig: ScanNetpp,
+    Sitcoms3DDataParserConfig: Sitcoms3D,
+}
+"""Configuration to dataparser."""
+MOST_VIEWS = 100_000
+LARGEST_SIDE = 1 << 16
+"""Pixels along a side of a view."""
+
+
+@contextmanager
+def reading(dataparser: DataParserConfig, named_by_user: bool) -> Iterator[None]:
+    """Around whatever a dataparser does.
+
+    Args:
+        dataparser: its configuration.
+        named_by_user: whether the user has named it on the command line; otherwise a file has.
+
+    Raises:
+        InputError: a file has named one that is not reviewed, or it tries more than to read.
+    """
+    if not named_by_user and REVIEWED.get(type(dataparser)) is not dataparser._target:
+        raise InputError(
+            f"config.yml names the dataparser {dataparser._target.__name__}, whose code nobody has reviewed for what "
+            "it does with a stranger's files. Where you trust the run, name it yourself: put nerfstudio's word for it, "
+            "as `ns-train pvd-distill --help` lists them, and --data PATH behind the other options."
+        )
+    with nullcontext() if named_by_user else contained(f"The data set {dataparser.data}, read as a file says,"):
+        yield
+
+
+def check_outputs(outputs: DataparserOutputs) -> None:
+    """Refuse a data set that no camera took.
+
+    Raises:
+        InputError: sizes or numbers of it make no sense.
+    """
+    cameras: Cameras = outputs.cameras
+    count = len(cameras)
+    sizes = torch.cat([cameras.width.flatten(), cameras.height.flatten()])
+    numbers = [cameras.camera_to_worlds, cameras.fx, cameras.fy, cameras.cx, cameras.cy, outputs.scene_box.aabb]
+    if cameras.distortion_params is not None:
+        numbers.append(cameras.distortion_params)
+    problem = None
+    if count > MOST_VIEWS:
+        problem = f"has {count} views, more than {MOST_VIEWS}"
+    elif count != len(outputs.image_filenames):
+        problem = f"has {count} poses for {len(outputs.image_filenames)} images"
+    elif count and not (sizes.min() >= 1 and sizes.max() <= LARGEST_SIDE):
+        problem = f"has views of {int(sizes.min())} to {int(sizes.max())} pixels a side"
+    elif not all(bool(torch.isfinite(value).all()) for value in numbers):
+        problem = "has poses or intrinsics that are no numbers"
+    elif count and not (cameras.fx > 0).all() & (cameras.fy > 0).all():
+        problem = "has focal lengths that are not positive"
+    if problem is not None:
+        where = outputs.image_filenames[0].parent if outputs.image_filenames else "named"
+        raise InputError(f"The data set of {where} {problem}. Is a file of it damaged?")
