@@ -7,7 +7,8 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from pvd_nerfstudio.errors import explain_errors
 from pvd_nerfstudio.input.renamed import current_options
-from pvd_nerfstudio.trainer import AdamWOptimizerConfig, CosineSchedulerConfig, PVDTrainerConfig
+from pvd_nerfstudio.trainer import PVDTrainerConfig
+from pvd_nerfstudio.training.optimizers import AdamWOptimizerConfig, CosineSchedulerConfig
 
 # ns-train is not ours, but what is said to our method, and what it says, is.
 explain_errors()

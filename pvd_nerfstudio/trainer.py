@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from math import cos, pi
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,18 +14,16 @@ import tyro
 import yaml
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
-from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
-from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.reviewed import reading
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, check_ranges
 from pvd_nerfstudio.input.saved import check_like
 from pvd_nerfstudio.input.text import file_name, plain, say
 from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
@@ -39,61 +36,44 @@ from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, latest_check
 from pvd_nerfstudio.teacher.frozen import saved_scene_box
 from pvd_nerfstudio.training.folder import RunFolder
 from pvd_nerfstudio.training.interruption import Interruption
-from pvd_nerfstudio.training.optimizers import GrowingOptimizers
+from pvd_nerfstudio.training.optimizers import (
+    AdamWOptimizerConfig,
+    CosineScheduler,
+    CosineSchedulerConfig,
+    GrowingOptimizers,
+)
 
+__all__ = ["AdamWOptimizerConfig", "CosineScheduler", "CosineSchedulerConfig", "PVDTrainer", "PVDTrainerConfig"]
+"""The runs of the last release know the first three by this module."""
 GRID_BYTES = 40
 """What a cell of the occupancy grid takes while it is filled."""
 
 
 @dataclass
-class AdamWOptimizerConfig(AdamOptimizerConfig):
-    """AdamW as the papers set it."""
-
-    _target: type = torch.optim.AdamW
-    lr: float = 0.0
-    """The learning rate; 0: what suits the student."""
-    eps: float = 1e-15
-    """The epsilon value to use."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of the running means of gradient and squared gradient."""
-    fused: bool = True
-    """Update all weights in one kernel, on either device."""
-
-
-@dataclass
-class CosineSchedulerConfig(SchedulerConfig):
-    """Cosine from the learning rate to `lr_final` at the end of the run."""
-
-    _target: type = field(default_factory=lambda: CosineScheduler)
-    lr_final: float = 7e-5
-    """The learning rate at the end."""
-    warmup_steps: int = 100
-    """Steps of linear growth at the start."""
-    max_steps: int = 0
-    """Length of the run; 0: --max-num-iterations."""
-
-
-class CosineScheduler(Scheduler):
-    """nerfstudio's own saves numpy numbers, which its loaders refuse on torch 2.6 and later; this one does not."""
-
-    config: CosineSchedulerConfig
-
-    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
-        """The schedule, a function of the step alone."""
-        config = self.config
-
-        def factor(step: int) -> float:
-            progress = min(1.0, step / max(1, config.max_steps))
-            floor = min(1.0, config.lr_final / lr_init)
-            warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-            return warm * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)
-
-        return LambdaLR(optimizer, lr_lambda=factor)
-
-
-@dataclass
 class PVDTrainerConfig(TrainerConfig):
     """Options of `ns-train pvd-distill`; what is left out is taken from the teacher's run."""
+
+    ranges = {
+        "max_num_iterations": at_least(0),
+        "steps_per_save": at_least(0),
+        "steps_per_eval_batch": at_least(0),
+        "steps_per_eval_image": at_least(0),
+        "steps_per_eval_all_images": at_least(0),
+        "load_step": at_least(0),
+        "machine.seed": between(0, 2**32 - 1),
+        "machine.num_devices": COUNT,
+        "machine.num_machines": COUNT,
+        "machine.machine_rank": at_least(0),
+        "logging.steps_per_log": COUNT,
+        "logging.max_buffer_size": COUNT,
+        "logging.local_writer.max_log_size": at_least(0),
+        "viewer.websocket_port": between(0, 65535),
+        "viewer.websocket_port_default": between(0, 65535),
+        "viewer.num_rays_per_chunk": COUNT,
+        "viewer.max_num_display_images": at_least(-1),
+        "viewer.jpeg_quality": between(0, 100),
+        "viewer.camera_frustum_scale": above(0),
+    }
 
     _target: type = field(default_factory=lambda: PVDTrainer)
     teacher_checkpoint: Path | None = None
@@ -123,6 +103,7 @@ class PVDTrainerConfig(TrainerConfig):
         Raises:
             InputError: something of it cannot be used.
         """
+        check_ranges(self)
         if self.pipeline.steps > 0:
             return
         if self.machine.device_type == "cuda" and not torch.cuda.is_available():
@@ -192,6 +173,7 @@ class PVDTrainerConfig(TrainerConfig):
         if not isinstance(run.config, PVDTrainerConfig):
             raise InputError(f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill.")
         previous = run.config
+        check_ranges(previous, where=str(run.config_path))
         if self.teacher_checkpoint is not None:
             previous.pipeline.teacher = find_run(self.teacher_checkpoint).checkpoint_path
         elif previous.pipeline.teacher is not None and not previous.pipeline.teacher.is_file():
@@ -215,7 +197,6 @@ class PVDTrainerConfig(TrainerConfig):
         self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
         pipeline.distillation = pipeline.distillation.resolved(model.chosen.preferred)
-        pipeline.active.check()
         if pipeline.active.rays and pipeline.distillation.chunks == 1:
             raise InputError(
                 "--pipeline.active.rays needs rays that stay in the bank, but it holds one chunk alone. Set "
@@ -225,6 +206,7 @@ class PVDTrainerConfig(TrainerConfig):
         for group in self.optimizers.values():
             group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate
             group["scheduler"].max_steps = self.max_num_iterations
+        check_ranges(self)
         if self.experiment_name is None:
             self.experiment_name = file_name(Path(pipeline.datamanager.dataparser.data).stem, "unnamed")
 
@@ -233,7 +215,7 @@ class PVDTrainerConfig(TrainerConfig):
         chosen = {model.student: model.chosen, **model.chosen_parts}
         for config in chosen.values():
             config.settle(self.machine.device_type)
-            config.check()
+        model.check("--pipeline.model")
         check_fits(
             sum(getattr(model, name).training_bytes for name in (model.student, *model.chosen.composed_of)),
             self.machine.device_type,

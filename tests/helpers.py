@@ -3,8 +3,11 @@
 import signal
 from pathlib import Path
 
+import pytest
 import torch
+from conftest import distil_config
 
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.trainer import PVDTrainer
 
 
@@ -34,3 +37,12 @@ def stop_after(trainer: PVDTrainer, last: int) -> None:
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     path = sorted((run / "nerfstudio_models").glob("*.ckpt"))[-1]
     return torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
+
+
+def refused(output: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    """Run the command as far as it goes; it must stop with a message and write nothing."""
+    with pytest.raises((InputError, SystemExit)) as stopped:  # tyro ends the program itself
+        start(distil_config(output, *options))
+    assert not output.exists(), "nothing is written when the command stops"
+    printed = capsys.readouterr()
+    return " ".join((printed.out + printed.err + str(stopped.value)).split())

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from conftest import Run, distil_config, quiet
-from helpers import start
+from helpers import refused, start
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import writer
 
@@ -33,15 +33,6 @@ def change_state(run: Run, change) -> None:
     content = torch.load(path, weights_only=False)
     change(content["pipeline"])
     torch.save(content, path)
-
-
-def refused(output: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    """Run the command as far as it goes; it must stop with a message and write nothing."""
-    with pytest.raises((InputError, SystemExit)) as stopped:  # tyro ends the program itself
-        start(distil_config(output, *options))
-    assert not output.exists(), "nothing is written when the command stops"
-    printed = capsys.readouterr()
-    return " ".join((printed.out + printed.err + str(stopped.value)).split())
 
 
 def test_no_such_path(tmp_path: Path, capsys) -> None:

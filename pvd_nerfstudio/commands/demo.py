@@ -32,6 +32,7 @@ from pvd_nerfstudio.commands.demo_scene import CAMERA_RADIUS, write_scene
 from pvd_nerfstudio.commands.report.figures import ComparedView, save_comparison, save_film
 from pvd_nerfstudio.data.views import like, sphere
 from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.input.ranges import COUNT, between, check_ranges
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.model import image_metrics
 from pvd_nerfstudio.teacher.building import no_lpips
@@ -74,6 +75,8 @@ class Measured:
 class Demo:
     """Convert a small hash teacher into an MLP, from nothing, offline."""
 
+    ranges = {"teacher_steps": COUNT, "student_steps": COUNT, "size": between(2, 4096)}
+
     output: Path = Path("pvd-demo")
     """Folder for scene, runs and images; an earlier demo in it is replaced."""
     teacher_steps: int = 1000
@@ -85,6 +88,7 @@ class Demo:
 
     def run(self) -> None:
         """Make the scene, train, distil, evaluate."""
+        check_ranges(self)
         started = time.perf_counter()
         self._prepare_folder()
         columns = TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()

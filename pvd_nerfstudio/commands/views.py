@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from pvd_nerfstudio.commands.report.command import find_conversion, load_student
 from pvd_nerfstudio.commands.report.figures import cameras_figure
 from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.input.ranges import at_least, check_ranges
 from pvd_nerfstudio.input.renamed import current_options
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
@@ -20,6 +21,8 @@ from pvd_nerfstudio.pipeline.student import StudentPipeline
 @dataclass
 class Views:
     """Draw real, pseudo and hard cameras from above and from two sides."""
+
+    ranges = {"pseudo": at_least(0), "hard": at_least(0)}
 
     load_config: Path
     """The student's config.yml."""
@@ -34,6 +37,7 @@ class Views:
 
     def run(self) -> None:
         """Draw and write."""
+        check_ranges(self)
         if self.output.exists() and not self.overwrite:
             raise InputError(f"{self.output} exists already; replace it with --overwrite, or choose another.")
         pipeline = load_student(find_conversion(self.load_config)[0])

@@ -28,6 +28,7 @@ from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.data.reviewed import check_outputs, reading
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import COUNT, SHARE, above, at_least
 from pvd_nerfstudio.input.renamed import Renamed
 from pvd_nerfstudio.input.text import plain, say
 
@@ -51,6 +52,23 @@ class DistillationDataManagerConfig(Renamed, VanillaDataManagerConfig):
     """Where views come from."""
 
     old_names = {"pseudo_views_per_part": "pseudo_views_per_chunk"}
+    ranges = {
+        "pseudo_view_margin": at_least(0),
+        "pseudo_view_share": SHARE,
+        "pseudo_views_per_chunk": COUNT,
+        "train_num_rays_per_batch": COUNT,
+        "train_num_images_to_sample_from": at_least(1, also=-1),
+        "train_num_times_to_repeat_images": at_least(0, also=-1),
+        "eval_num_rays_per_batch": COUNT,
+        "eval_num_images_to_sample_from": at_least(1, also=-1),
+        "eval_num_times_to_repeat_images": at_least(0, also=-1),
+        "eval_image_indices": at_least(0),
+        "camera_res_scale_factor": above(0),
+        "patch_size": COUNT,
+        "pixel_sampler.num_rays_per_batch": COUNT,
+        "pixel_sampler.fisheye_crop_radius": above(0),
+        "pixel_sampler.max_num_iterations": COUNT,
+    }
     named_by_user = False
     """Whether the dataparser was named on the command line; no field, so that no file can say so."""
 

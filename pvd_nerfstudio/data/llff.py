@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.data.images import common_size, images_in
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import at_least, between
 from pvd_nerfstudio.input.renamed import Renamed
 
 NUMBERS = 17
@@ -34,6 +35,7 @@ class LLFFDataParserConfig(Renamed, DataParserConfig):
     """A folder with poses_bounds.npy and images, images_4 or images_8."""
 
     old_names = {"photographs": "images"}
+    ranges = {"downscale": between(0, 8), "test_every": at_least(2), "margin": at_least(0)}
 
     _target: type = field(default_factory=lambda: LLFF)
     data: Path = Path("data/nerf_llff_data/fern")

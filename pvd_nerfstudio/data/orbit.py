@@ -10,6 +10,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 
 from pvd_nerfstudio.data.views import sphere
+from pvd_nerfstudio.input.ranges import ANY, at_least, between, inside
 
 Box = tuple[float, float, float, float, float, float]
 """Lower corner, then upper one."""
@@ -20,6 +21,15 @@ FILLED = 0.9
 @dataclass
 class OrbitDataParserConfig(DataParserConfig):
     """Cameras on a sphere, for want of a data set; it has no images."""
+
+    ranges = {
+        "radius": at_least(0),
+        "views": between(1, 100_000),
+        "size": between(1, 1 << 16),
+        "field_of_view": inside(0, 180),
+        "box": ANY,
+        "region": ANY,
+    }
 
     _target: type = field(default_factory=lambda: OrbitDataParser)
     radius: float = 0.0

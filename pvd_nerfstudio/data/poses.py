@@ -15,6 +15,7 @@ from nerfstudio.utils.io import load_from_json
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import above, between
 from pvd_nerfstudio.input.text import plain
 
 
@@ -73,6 +74,8 @@ def _downscale(data: Path) -> int:
 @dataclass
 class BlenderPosesConfig(BlenderDataParserConfig):
     """A scene in nerfstudio's `blender-data`, without its images."""
+
+    ranges = {"scale_factor": above(0), "size": between(1, 1 << 16)}
 
     _target: type = field(default_factory=lambda: BlenderPoses)
     size: int = 200

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import at_least, between
 from pvd_nerfstudio.input.renamed import Renamed
 
 
@@ -54,6 +55,25 @@ class DistillationConfig(Renamed):
         "rays_per_part": "rays_per_chunk",
         "points_per_part": "points_per_chunk",
         "photographs": "training_images",
+    }
+    ranges = {
+        "feature_end": between(0, 1, also=-1),
+        "point_end": between(0, 1, also=-1),
+        "feature_weight": at_least(0, also=-1),
+        "log_density_weight": at_least(0, also=-1),
+        "opacity_weight": at_least(0, also=-1),
+        "color_weight": at_least(0, also=-1),
+        "pixel_weight": at_least(0, also=-1),
+        "point_loss_in_pixels": at_least(0, also=-1),
+        "points_per_step": at_least(1, also=-1),
+        "rays_per_step": at_least(1, also=-1),
+        "whole_rays": between(0, 1, also=-1),
+        "rays_per_chunk": at_least(1, also=-1),
+        "points_per_chunk": at_least(1, also=-1),
+        "chunks": at_least(1, also=-1),
+        "first_chunks": at_least(1, also=-1),
+        "refresh_every": at_least(1, also=-1),
+        "empty_share": between(0, 1, also=-1),
     }
 
     preset: Literal["bank", "pvd"] = "bank"
@@ -120,11 +140,16 @@ class DistillationConfig(Renamed):
         return config
 
     def check(self) -> None:
-        """Refuse a stage that has nothing to learn from.
+        """Refuse stages in another order than theirs, and one that has nothing to learn from.
 
         Raises:
             InputError: says which.
         """
+        if self.feature_end > self.point_end:
+            raise InputError(
+                f"--pipeline.distillation.feature-end is {self.feature_end:g}, which is behind "
+                f"--pipeline.distillation.point-end, {self.point_end:g}: the stages are features, points, pixels."
+            )
         for stage in {self.stage(start) for start in (0.0, self.feature_end, self.point_end) if start < 1}:
             if not (stage.uses_points or stage.uses_rays):
                 raise InputError(

@@ -8,6 +8,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from pvd_nerfstudio.data.datamanager import DistillationDataManagerConfig
 from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
 from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.input.ranges import at_least, inside
 from pvd_nerfstudio.student.model import StudentModelConfig
 
 
@@ -21,6 +22,8 @@ def _pipeline() -> type:
 @dataclass
 class DistillationPipelineConfig(VanillaPipelineConfig):
     """A teacher, a student and how the one becomes the other."""
+
+    ranges = {"occupancy_threshold": inside(0, 1), "steps": at_least(0), "seed": at_least(0)}
 
     _target: type = field(default_factory=_pipeline)
     datamanager: DistillationDataManagerConfig = field(default_factory=DistillationDataManagerConfig)

@@ -20,6 +20,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
@@ -51,6 +52,16 @@ else:
 @dataclass
 class StudentModelConfig(StudentSizes):
     """What is trained. The teacher's run gives what is left out."""
+
+    ranges = {
+        "grid_resolution": between(2, 2048),
+        "render_step_size": above(0),
+        "disparity_from": above(0),
+        "train_step_factor": above(0),
+        "near_plane": at_least(0),
+        "far_plane": above(0),
+        "eval_num_rays_per_chunk": COUNT,
+    }
 
     _target: type = field(default_factory=lambda: StudentModel)
     student: StudentName = "mlp"
@@ -98,6 +109,23 @@ class StudentModelConfig(StudentSizes):
                     f"The student '{self.student}' cannot be composed of '{name}'. Parts can be: {', '.join(whole)}."
                 )
         return {name: getattr(self, name) for name in self.chosen.composed_of}
+
+    def check(self, option: str) -> None:
+        """Refuse numbers that do not go together, also those of the chosen student.
+
+        Args:
+            option: what its options begin with.
+
+        Raises:
+            InputError: says which.
+        """
+        if self.near_plane is not None and self.far_plane is not None and self.near_plane >= self.far_plane:
+            raise InputError(
+                f"Rays would start at {self.near_plane:g} and end at {self.far_plane:g}: lower {option}.near-plane or "
+                f"raise {option}.far-plane."
+            )
+        for name, config in ({self.student: self.chosen} | self.chosen_parts).items():
+            config.check(f"{option}.{name}")
 
     def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
         """How long samples are in images of a scene."""

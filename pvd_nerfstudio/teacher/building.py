@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.containment import contained
+from pvd_nerfstudio.input.ranges import check_ranges
 from pvd_nerfstudio.input.text import plain
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun
 
@@ -50,6 +51,7 @@ def building(run: TeacherRun, state: dict[str, Any]) -> Iterator[None]:
     weights = [value for value in state.values() if isinstance(value, Tensor)]
     limit = 2 * sum(value.numel() for value in weights) + SPARE
     check_sizes(run.config.pipeline.model, run)
+    check_ranges(run.config.pipeline.model, str(run.config_path), "pipeline.model.")
     with contained(f"The model of {method_of(run)}"), _Bounded(limit, STEPS + STEPS_A_TENSOR * len(weights), run):
         yield
 

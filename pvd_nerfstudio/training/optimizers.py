@@ -1,12 +1,75 @@
-"""Optimisers to which the hand-over adds, and which a checkpoint may know more of than is here."""
+"""AdamW and a cosine; and optimisers to which the hand-over adds, of which a checkpoint may know more than is here."""
 
+from dataclasses import dataclass, field
+from math import cos, pi
 from typing import Any
 
-from nerfstudio.engine.optimizers import Optimizers
+import torch
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch import Tensor
 from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
+from pvd_nerfstudio.input.ranges import Range, above, at_least
 from pvd_nerfstudio.input.saved import check_like
+
+
+@dataclass
+class AdamWOptimizerConfig(AdamOptimizerConfig):
+    """AdamW as the papers set it."""
+
+    ranges = {
+        "lr": at_least(0),
+        "eps": above(0),
+        "betas": Range(0, 1 - 1e-9),
+        "max_norm": above(0),
+        "weight_decay": at_least(0),
+    }
+
+    _target: type = torch.optim.AdamW
+    lr: float = 0.0
+    """The learning rate; 0: what suits the student."""
+    eps: float = 1e-15
+    """The epsilon value to use."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the running means of gradient and squared gradient."""
+    fused: bool = True
+    """Update all weights in one kernel, on either device."""
+
+
+@dataclass
+class CosineSchedulerConfig(SchedulerConfig):
+    """Cosine from the learning rate to `lr_final` at the end of the run."""
+
+    ranges = {"lr_final": at_least(0), "warmup_steps": at_least(0), "max_steps": at_least(0)}
+
+    _target: type = field(default_factory=lambda: CosineScheduler)
+    lr_final: float = 7e-5
+    """The learning rate at the end."""
+    warmup_steps: int = 100
+    """Steps of linear growth at the start."""
+    max_steps: int = 0
+    """Length of the run; 0: --max-num-iterations."""
+
+
+class CosineScheduler(Scheduler):
+    """nerfstudio's own saves numpy numbers, which its loaders refuse on torch 2.6 and later; this one does not."""
+
+    config: CosineSchedulerConfig
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
+        """The schedule, a function of the step alone."""
+        config = self.config
+
+        def factor(step: int) -> float:
+            progress = min(1.0, step / max(1, config.max_steps))
+            floor = min(1.0, config.lr_final / lr_init)
+            warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+            return warm * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)
+
+        return LambdaLR(optimizer, lr_lambda=factor)
 
 
 class GrowingOptimizers(Optimizers):

@@ -363,17 +363,21 @@ def test_pruning_never_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (SparseFieldConfig(sh_degree=4), "degree 3"),
-        (SparseFieldConfig(resolution=250), "halved 2 times"),
-        (VMFieldConfig(resolution=100), "start with a resolution of 128"),
-        (CPFieldConfig(start_resolution=1), "at least 2"),
-        (MLPFieldConfig(hidden_dim=0), "hidden-dim is 0"),
-        (HybridFieldConfig(feature_dim=-1), "feature-dim is -1"),
+        (SparseFieldConfig(resolution=250), "--pipeline.model.x.resolution is 250, which cannot be halved 2 times"),
+        (VMFieldConfig(resolution=100), "start with a resolution of 128.* --pipeline.model.x.start-resolution"),
+        (HashFieldConfig(base_res=64, max_res=32), "--pipeline.model.x.base-res is 64"),
     ],
 )
-def test_sizes_that_make_no_sense_are_refused(config: FieldConfig, said: str) -> None:
+def test_sizes_that_do_not_go_together_are_refused(config: FieldConfig, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        config.check()
+        config.check("--pipeline.model.x")
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 8])
+def test_networks_of_any_depth_learn(layers: int) -> None:
+    field = MLPFieldConfig(num_layers=layers, hidden_dim=16).setup(aabb=AABB, contracted=False)
+    field.encode(torch.rand(5, 3)).sum().backward()
+    assert all(parameter.grad is not None for parameter in field.trunk.parameters())
 
 
 def test_sizes_are_estimated_before_anything_is_allocated() -> None:

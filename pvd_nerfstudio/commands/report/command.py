@@ -19,8 +19,10 @@ from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_fig
 from pvd_nerfstudio.commands.report.measure import Measured, measure
 from pvd_nerfstudio.commands.report.page import page
 from pvd_nerfstudio.errors import InputError, explain_errors
-from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.input.ranges import at_least, check_ranges
+from pvd_nerfstudio.input.text import plain, say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
+from pvd_nerfstudio.teacher.building import building
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
 from pvd_nerfstudio.trainer import PVDTrainerConfig
 
@@ -30,6 +32,8 @@ PAIRS = {"student": "", "teacher": "teacher's ", "between": "to the teacher: "}
 @dataclass
 class Report:
     """Judge a conversion: tables, images and curves in one file that opens from disk."""
+
+    ranges = {"views": at_least(0)}
 
     load_config: Path
     """The student's config.yml."""
@@ -44,6 +48,7 @@ class Report:
 
     def run(self) -> None:
         """Measure and write."""
+        check_ranges(self)
         self._refuse_to_overwrite()
         run, config = find_conversion(self.load_config)
         megabytes = weights_megabytes(run)
@@ -142,6 +147,7 @@ def find_conversion(path: Path) -> tuple[TeacherRun, PVDTrainerConfig]:
         raise InputError(
             f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill: nothing was converted."
         )
+    check_ranges(run.config, where=str(run.config_path))
     return run, run.config
 
 
@@ -151,9 +157,14 @@ def load_student(run: TeacherRun) -> StudentPipeline:
     Raises:
         InputError: it cannot be read.
     """
-    pipeline = run.config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
+    state = load_state(run)
+    with building(run, state):
+        pipeline = run.config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
     assert isinstance(pipeline, StudentPipeline)
-    pipeline.load_pipeline({f"_model.{name}": value for name, value in load_state(run).items()}, run.step)
+    try:
+        pipeline.load_pipeline({f"_model.{name}": value for name, value in state.items()}, run.step)
+    except Exception as error:  # whatever a module makes of values that are not its own
+        raise InputError(f"{run.checkpoint_path} does not fit {run.config_path}: {plain(error)}") from error
     pipeline.eval()
     return pipeline
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from pvd_nerfstudio.distillation.active import Rule, points
 from pvd_nerfstudio.distillation.active.poses import HardPoses
 from pvd_nerfstudio.distillation.active.rays import Draw, HardRayPool, RayErrors, uniform
-from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import COUNT, at_least, between
 from pvd_nerfstudio.input.saved import rows_like
 
 LEVELS = ("poses", "rays", "points")
@@ -24,6 +24,15 @@ MOST_NOTED = 1 << 22
 @dataclass
 class ActiveLearningConfig:
     """Where the student looks hardest."""
+
+    ranges = {
+        "pose_share": between(0, LARGEST_SHARE),
+        "ray_share": between(0, LARGEST_SHARE),
+        "pose_pool": COUNT,
+        "ray_pool": COUNT,
+        "rotation": between(0, 180),
+        "movement": at_least(0),
+    }
 
     poses: bool = False
     """Whether the views that the student gets worst are visited again, from slightly elsewhere."""
@@ -50,20 +59,6 @@ class ActiveLearningConfig:
     def on(self) -> list[str]:
         """The levels that are on."""
         return [level for level in LEVELS if getattr(self, level)]
-
-    def check(self) -> None:
-        """Refuse what makes no sense.
-
-        Raises:
-            InputError: says which option.
-        """
-        for name in ("pose_share", "ray_share"):
-            if not 0 <= getattr(self, name) <= LARGEST_SHARE:
-                flag = f"--pipeline.active.{name.replace('_', '-')}"
-                raise InputError(f"{flag} {getattr(self, name)} is not between 0 and {LARGEST_SHARE}.")
-        for name in ("pose_pool", "ray_pool"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--pipeline.active.{name.replace('_', '-')} must be 1 or more.")
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from nerfstudio.fields.base_field import Field, get_normalized_directions
 from torch import Generator, Tensor, nn
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import COUNT, Ranges, between
 from pvd_nerfstudio.rendering.space import stretch, to_unit, to_world
 
 MAX_LOG_DENSITY = 7.0
@@ -27,8 +28,10 @@ class FieldConfig(InstantiateConfig):
     """What the pipeline asks of every student's configuration.
 
     A student whose deep block reads a vector that a teacher's can be compared with says its width in a field
-    `feature_dim` (see FeatureFieldConfig).
+    `feature_dim` (see FeatureFieldConfig). The ranges of its numbers are in `ranges`.
     """
+
+    ranges: ClassVar[Ranges] = {}
 
     @property
     def learning_rate(self) -> float:
@@ -63,15 +66,15 @@ class FieldConfig(InstantiateConfig):
     def settle(self, device_type: str) -> None:
         """Replace what depends on the machine that trains by its value, so that config.yml says it."""
 
-    def check(self) -> None:
-        """Refuse sizes that make no sense.
+    def check(self, option: str) -> None:
+        """Refuse numbers that do not go together.
+
+        Args:
+            option: what its options begin with, such as `--pipeline.model.mlp`.
 
         Raises:
             InputError: says which.
         """
-        for name, value in vars(self).items():
-            if type(value) is int and value < (0 if name == "sh_degree" else 1):
-                raise InputError(f"{type(self).__name__}: {name.replace('_', '-')} is {value}; it must be positive.")
 
     def encoder(self) -> Encoding:
         """The representation alone, position in the unit cube to a vector: a part of a composition.
@@ -85,6 +88,8 @@ class FieldConfig(InstantiateConfig):
 @dataclass
 class FeatureFieldConfig(FieldConfig):
     """What the fields with a feature vector and a colour head can be told."""
+
+    ranges = {"feature_dim": COUNT, "color_layers": between(1, 64), "color_width": COUNT}
 
     feature_dim: int = 15
     """Width of the feature vector that the colour head reads; 15 matches nerfacto and instant-ngp teachers."""

@@ -11,12 +11,23 @@ from nerfstudio.field_components.mlp import MLP
 from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import COUNT, between
 from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
 
 
 @dataclass
 class HashFieldConfig(FeatureFieldConfig):
     """Sizes of the `hash` student; the defaults are the paper's."""
+
+    ranges = {
+        "num_levels": between(1, 64),
+        "features_per_level": between(1, 64),
+        "log2_hashmap_size": between(1, 32),
+        "base_res": COUNT,
+        "max_res": between(1, 1 << 20),
+        "hidden_dim": COUNT,
+    }
 
     _target: type = field(default_factory=lambda: HashField)
     num_levels: int = 14
@@ -38,6 +49,14 @@ class HashFieldConfig(FeatureFieldConfig):
         """`auto` becomes what this machine has."""
         if self.implementation == "auto":
             self.implementation = "tcnn" if TCNN_EXISTS and device_type == "cuda" else "torch"
+
+    def check(self, option: str) -> None:
+        """The order of the resolutions."""
+        if self.base_res > self.max_res:
+            raise InputError(
+                f"{option}.base-res is {self.base_res} and {option}.max-res {self.max_res}: the coarsest level would "
+                "be finer than the finest."
+            )
 
     @property
     def num_parameters(self) -> int:

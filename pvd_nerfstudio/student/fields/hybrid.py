@@ -8,12 +8,15 @@ from jaxtyping import Float
 from nerfstudio.field_components.mlp import MLP
 from torch import Tensor, nn
 
+from pvd_nerfstudio.input.ranges import COUNT
 from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig, FieldConfig
 
 
 @dataclass
 class HybridFieldConfig(FeatureFieldConfig):
     """What the `hybrid` student is composed of."""
+
+    ranges = {"hidden_dim": COUNT}
 
     _target: type = field(default_factory=lambda: HybridField)
     parts: tuple[str, str] = ("hash", "vm")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import COUNT, SHARE, at_least, between
 from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
 from pvd_nerfstudio.student.fields.growth import Growing, Moment
 from pvd_nerfstudio.student.fields.interpolation import cell_corners, weighted_rows
@@ -28,6 +29,16 @@ COARSEST = 2
 @dataclass
 class LowRankFieldConfig(FeatureFieldConfig):
     """What factorised volumes can be told."""
+
+    ranges = {
+        "resolution": between(COARSEST, 1 << 16),
+        "start_resolution": between(COARSEST, 1 << 16),
+        "grow_at": SHARE,
+        "density_components": COUNT,
+        "color_components": COUNT,
+        "init_scale": at_least(0),
+        "density_l1": at_least(0),
+    }
 
     _target: type = field(default_factory=lambda: LowRankField)
     resolution: int = 300
@@ -53,16 +64,12 @@ class LowRankFieldConfig(FeatureFieldConfig):
     def encoder(self) -> Encoding:
         return self.factors(self.density_components + self.color_components)
 
-    def check(self) -> None:
-        """Also the resolutions, whose order the growth needs."""
-        super().check()
-        coarsest = min(self.resolution, self.start_resolution)
-        if coarsest < COARSEST:
-            raise InputError(f"Interpolation needs a resolution of at least {COARSEST}; it is {coarsest}.")
+    def check(self, option: str) -> None:
+        """The order of the resolutions, which the growth needs."""
         if self.start_resolution > self.resolution:
             raise InputError(
                 f"The factors would start with a resolution of {self.start_resolution} and end with "
-                f"{self.resolution}: lower start-resolution or raise resolution."
+                f"{self.resolution}: lower {option}.start-resolution or raise {option}.resolution."
             )
 
     def resolution_at(self, progress: float) -> int:

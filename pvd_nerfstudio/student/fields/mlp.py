@@ -7,12 +7,15 @@ from nerfstudio.field_components.encodings import Encoding, NeRFEncoding
 from nerfstudio.field_components.mlp import MLP
 from torch import Tensor
 
+from pvd_nerfstudio.input.ranges import COUNT, between
 from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
 
 
 @dataclass
 class MLPFieldConfig(FeatureFieldConfig):
     """Sizes of the `mlp` student; the defaults are NeRF's."""
+
+    ranges = {"num_layers": between(1, 64), "hidden_dim": COUNT, "num_frequencies": between(1, 32)}
 
     _target: type = field(default_factory=lambda: MLPField)
     num_layers: int = 8
@@ -44,7 +47,7 @@ class FrequencyNetwork(Encoding):
 
     def __init__(self, config: MLPFieldConfig, out_dim: int) -> None:
         super().__init__(in_dim=3)
-        self.out_dim = out_dim
+        self.out_dim, middle = out_dim, config.num_layers // 2
         self.position_encoding = NeRFEncoding(
             in_dim=3,
             num_frequencies=config.num_frequencies,
@@ -57,7 +60,7 @@ class FrequencyNetwork(Encoding):
             num_layers=config.num_layers,
             layer_width=config.hidden_dim,
             out_dim=out_dim,
-            skip_connections=(config.num_layers // 2,),  # type: ignore
+            skip_connections=(middle,) if middle < config.num_layers - 1 else None,  # type: ignore
         )
 
     def forward(self, in_tensor: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from torch.nn import Parameter, functional
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import SHARE, at_least, between
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.occupancy import unpacked
 from pvd_nerfstudio.student.fields.base import MAX_LOG_DENSITY, FieldConfig, StudentField
@@ -44,6 +45,15 @@ MAX_DEGREE = 3
 @dataclass
 class SparseFieldConfig(FieldConfig):
     """Sizes of the `sparse` student."""
+
+    ranges = {
+        "resolution": between(2, 4096),
+        "subdivide_at": SHARE,
+        "prune_at": SHARE,
+        "prune_threshold": at_least(0),
+        "sh_degree": between(0, MAX_DEGREE),
+        "tv_weight": at_least(0),
+    }
 
     _target: type = field(default_factory=lambda: SparseField)
     resolution: int = 256
@@ -86,16 +96,13 @@ class SparseFieldConfig(FieldConfig):
     def encoder(self) -> Encoding:
         return VoxelEncoding(self)
 
-    def check(self) -> None:
-        """Also the degree, and that the resolution can be halved as often as it is subdivided."""
-        super().check()
-        if not 0 <= self.sh_degree <= MAX_DEGREE:
-            raise InputError(f"Spherical harmonics go up to degree {MAX_DEGREE} here; sh-degree is {self.sh_degree}.")
+    def check(self, option: str) -> None:
+        """The resolution can be halved as often as it is subdivided."""
         coarsest = 1 << len(self.subdivide_at)
         if self.resolution < coarsest or self.resolution % coarsest:
             raise InputError(
-                f"A resolution of {self.resolution} cannot be halved {len(self.subdivide_at)} times: choose a multiple "
-                f"of {coarsest}, or fewer subdivisions (subdivide-at)."
+                f"{option}.resolution is {self.resolution}, which cannot be halved {len(self.subdivide_at)} times: "
+                f"choose a multiple of {coarsest}, or fewer subdivisions ({option}.subdivide-at)."
             )
 
     def resolution_at(self, progress: float) -> int:
