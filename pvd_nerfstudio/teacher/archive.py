@@ -26,8 +26,12 @@ from pvd_nerfstudio.teacher.unpickle import ForbiddenError, MalformedError, View
 
 LARGEST_PICKLE = 1 << 24
 """Bytes of the pickle, which holds no weights."""
-MOST_RECORDS = 100_000
+MOST_RECORDS = 20_000
 """Storages in a checkpoint."""
+LONGEST_ENTRY = 250
+"""Bytes of a record in the list of them."""
+CHUNK = 1 << 22
+"""Bytes that are read at a time where they are only looked at."""
 MOST_DIMENSIONS = 16
 SPARE = 1 << 24
 """Numbers by which tensors may exceed what is stored: several may look at one storage."""
@@ -113,6 +117,7 @@ class Archive:
             raise MalformedError("it is another kind of archive")
         self._root = pickles[0].removesuffix("data.pkl")
         self._records = {entry.filename: entry for entry in entries}
+        self._sound: set[str] = set()
         self._check_records(entries)
 
     def tree(self) -> Any:
@@ -128,18 +133,24 @@ class Archive:
         for view in views:
             self._check_view(view)
         stored = sum(entry.file_size for entry in self._records.values())
-        if sum(math.prod(view.size) for view in views) > 4 * stored + SPARE:
+        if sum(max(math.prod(view.size), _extent(view)) for view in views) > 4 * stored + SPARE:
             raise MalformedError("its tensors are larger than what is stored")
         return self._with_tensors(tree)
 
     def tensor(self, view: View) -> Tensor:
         """A tensor that is in it."""
         with explained(self._path):
-            entry, storage = self._records[self._name(view)], view.storage
-            numbers = torch.empty(entry.file_size, dtype=torch.uint8)
-            self._read_into(entry, memoryview(numbers.numpy().data))
-            flat = numbers.bool() if storage.dtype == torch.bool else numbers.view(storage.dtype)
-            tensor = flat.as_strided(view.size, view.stride, view.offset)
+            name, kind, extent = self._name(view), view.storage.dtype, _extent(view)
+            entry = self._records[name]
+            is_whole = extent == view.storage.count
+            if not is_whole and name not in self._sound:
+                self._check_sum(entry)
+                self._sound.add(name)
+            numbers = torch.empty(extent * kind.itemsize, dtype=torch.uint8)
+            start = 0 if is_whole else view.offset * kind.itemsize
+            self._read_into(entry, memoryview(numbers.numpy().data), start, is_whole)
+            flat = numbers.bool() if kind == torch.bool else numbers.view(kind)
+            tensor = flat.as_strided(view.size, view.stride, 0)
             return tensor if tensor.numel() == len(flat) and tensor.is_contiguous() else tensor.clone()
 
     def _check_end(self) -> None:
@@ -158,7 +169,7 @@ class Archive:
             signature, *_, count, length, _ = _END_64.unpack(large)
             if signature != b"PK\6\6":
                 raise MalformedError("its end is missing")
-        if count > MOST_RECORDS or length > 1000 * MOST_RECORDS:
+        if count > MOST_RECORDS or length > LONGEST_ENTRY * MOST_RECORDS:
             raise MalformedError("it has more records than any checkpoint")
 
     def _check_records(self, entries: list[zipfile.ZipInfo]) -> None:
@@ -185,9 +196,7 @@ class Archive:
             raise MalformedError(f"the numbers {plain(storage.key)} are missing")
         if entry.file_size != storage.count * storage.dtype.itemsize:
             raise MalformedError(f"the numbers {plain(storage.key)} are not as many as it says")
-        last = view.offset + sum((size - 1) * stride for size, stride in zip(view.size, view.stride))
-        is_within = view.offset <= storage.count if 0 in view.size else last < storage.count
-        if len(view.size) > MOST_DIMENSIONS or not is_within:
+        if len(view.size) > MOST_DIMENSIONS or view.offset + _extent(view) > storage.count:
             raise MalformedError("a tensor reaches beyond its numbers")
 
     def _name(self, view: View) -> str:
@@ -204,19 +213,29 @@ class Archive:
 
     def _bytes(self, entry: zipfile.ZipInfo) -> bytes:
         data = bytearray(min(entry.file_size, LARGEST_PICKLE))
-        self._read_into(entry, memoryview(data))
+        self._read_into(entry, memoryview(data), 0, is_whole=True)
         return bytes(data)
 
-    def _read_into(self, entry: zipfile.ZipInfo, place: memoryview) -> None:
+    def _check_sum(self, entry: zipfile.ZipInfo) -> None:
+        """Look at a whole record once, where parts of it are read."""
+        found, data = 0, bytearray(CHUNK)
+        for start in range(0, entry.file_size, CHUNK):
+            part = memoryview(data)[: min(CHUNK, entry.file_size - start)]
+            self._read_into(entry, part, start, is_whole=False)
+            found = zlib.crc32(part, found)
+        if found != entry.CRC:
+            raise MalformedError(f"its record {plain(entry.filename)} is damaged")
+
+    def _read_into(self, entry: zipfile.ZipInfo, place: memoryview, start: int, is_whole: bool) -> None:
         head = self._at(entry.header_offset, _LOCAL.size)
         signature, *_, name, extra = _LOCAL.unpack(head)
         if signature != b"PK\3\4":
             raise MalformedError("a record is not where it should be")
-        self._file.seek(entry.header_offset + _LOCAL.size + name + extra)
+        self._file.seek(entry.header_offset + _LOCAL.size + name + extra + start)
         file: Any = self._file
         if file.readinto(place) != len(place):
             raise MalformedError("it ends within its numbers")
-        if zlib.crc32(place) != entry.CRC:
+        if is_whole and zlib.crc32(place) != entry.CRC:
             raise MalformedError(f"its record {plain(entry.filename)} is damaged")
 
     def _at(self, place: int, count: int) -> bytes:
@@ -238,11 +257,18 @@ def explained(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise InputError(f"{plain(path)} cannot be read: {error.strerror or error}.") from error
-    except (MalformedError, zipfile.BadZipFile, struct.error, NotImplementedError, ValueError, MemoryError) as error:
+    except (MalformedError, zipfile.BadZipFile, struct.error, ValueError, RuntimeError, MemoryError) as error:
         raise InputError(
             f"{plain(path)} is empty, cut short or damaged, {path.stat().st_size} bytes ({plain(error)}); was training "
             "interrupted while it was saved? Use an earlier checkpoint."
         ) from error
+
+
+def _extent(view: View) -> int:
+    """Numbers from a view's first to its last."""
+    if 0 in view.size:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(view.size, view.stride))
 
 
 def _views(tree: Any) -> Iterator[View]:

@@ -30,7 +30,10 @@ def compose(path: Path) -> yaml.Node | None:
     if len(text) > LARGEST_FILE:
         raise InputError(f"{plain(path)} is larger than {LARGEST_FILE} bytes. {GIVE_ORIGINAL}")
     try:
-        root = _Composer(path, text).get_single_node()
+        words = text.decode("utf8")
+        if f"\n{words}".find("\n%") >= 0:
+            raise InputError(f"{plain(path)} has directives, which ns-train does not write. {GIVE_ORIGINAL}")
+        root = _Composer(path, words).get_single_node()
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{plain(path)}{line}: not valid YAML: {plain(error.problem)}. {GIVE_ORIGINAL}") from error
@@ -54,7 +57,7 @@ def place(path: Path, node: yaml.Node) -> str:
 
 
 class _Composer(yaml.SafeLoader):
-    def __init__(self, path: Path, text: bytes) -> None:
+    def __init__(self, path: Path, text: str) -> None:
         super().__init__(text)
         self._path, self._depth = path, 0
 

@@ -50,6 +50,7 @@ _PYTHON_PLAIN = ("tuple", "list", "dict", "str", "int", "float", "bool", "none")
 _SCALARS = ("bool", "int", "float", "str", "null")
 _PLAIN = (*_SCALARS, "seq", "map")
 _LARGEST = 1 << 63
+MOST_OBJECTS = 200
 
 
 def load_config(path: Path) -> TrainerConfig:
@@ -89,6 +90,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self._path, self._method = path, "unknown"
         self._made: dict[int, Any] = {}
+        self._objects = 0
 
     def read(self, root: yaml.MappingNode) -> TrainerConfig:
         """The trainer's config."""
@@ -249,6 +251,9 @@ class _Reader:
         """An object of a dataclass with its own fields, made without its constructor."""
         renamed: dict[str, str] = getattr(cls, "old_names", {})
         items = {renamed.get(key, key): value for key, value in self._items(node).items()}
+        self._objects += 1
+        if self._objects > MOST_OBJECTS:
+            raise InputError(f"{place(self._path, node)}: more objects than any config.yml has. {GIVE_ORIGINAL}")
         made, annotations = object.__new__(cls), hints(cls)
         for item in dataclasses.fields(cls):
             usual = default(item)

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-MOST_STEPS = 4_000_000
+MOST_STEPS = 1_000_000
 """Instructions of a program; a checkpoint of a thousand tensors has some ten thousand."""
 MOST_NODES = 1_000_000
 """Values in the tree, each counted as often as it can be reached."""
@@ -21,6 +21,8 @@ DEEPEST = 64
 """Containers within containers."""
 LARGEST = 1 << 62
 """Of whole numbers."""
+LONGEST_NUMBER = 16
+"""Bytes of a numpy number."""
 LARGEST_KEY = 1 << 31
 """Of whole numbers as keys: larger ones can be chosen such that a dictionary takes for ever."""
 
@@ -275,6 +277,13 @@ def _ordered(*arguments: Any) -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
+def _counted(*arguments: Any) -> dict[Any, Any]:
+    """`collections.Counter`, in which torch keeps the steps at which a schedule changes."""
+    if len(arguments) != 1 or type(arguments[0]) is not dict:
+        raise MalformedError("it counts what cannot be counted")
+    return dict(arguments[0])
+
+
 def _sizes(*arguments: Any) -> tuple[int, ...]:
     """`torch.Size`."""
     if len(arguments) != 1 or not isinstance(arguments[0], tuple) or not _whole(*arguments[0]):
@@ -304,13 +313,14 @@ def _number(*arguments: Any) -> float | int | bool:
 def _encoded(*arguments: Any) -> bytes:
     """`_codecs.encode`: how bytes are written in this version of the format."""
     match arguments:
-        case (str(text), "latin1") if all(ord(sign) < 256 for sign in text):  # noqa: PLR2004
+        case (str(text), "latin1") if len(text) <= LONGEST_NUMBER and all(ord(sign) < 256 for sign in text):  # noqa: PLR2004
             return text.encode("latin1")
     raise ForbiddenError("_codecs.encode of something else than bytes")
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _Word(_ordered),
+    ("collections", "Counter"): _Word(_counted),
     ("torch", "Size"): _Word(_sizes),
     ("torch._utils", "_rebuild_tensor_v2"): _Word(_view),
     ("torch._utils", "_rebuild_parameter"): _Word(_parameter),

@@ -130,6 +130,16 @@ def test_nesting_has_an_end(pair: tuple[str, str], written: Callable[[str], Path
         assert "beyond measure" in said or "not valid YAML" in said
 
 
+def test_objects_are_not_made_by_the_thousand(written: Callable[[str], Path]) -> None:
+    one = "!!python/object:nerfstudio.engine.trainer.TrainerConfig {}"
+    many = f"near_plane: [{one}{f', {one}' * 3000}]"
+    assert "more objects" in refused(written(NERFACTO.replace("near_plane: 0.05", many)))
+
+
+def test_directives_are_not_followed(written: Callable[[str], Path]) -> None:
+    assert "directives" in refused(written("%TAG !x! " + "y" * 100000 + "\n---\n" + NERFACTO))
+
+
 def test_large_files_are_not_read(written: Callable[[str], Path]) -> None:
     assert "larger than" in refused(written(NERFACTO + "a: b\n" * 200000))
 
@@ -170,7 +180,7 @@ def holds(value: Any) -> bool:
 def test_changed_configs_are_refused_or_read(sound: str, written: Callable[[str], Path]) -> None:
     """A seeded walk: other values, tags, keys, lines, anchors, nesting and signs."""
     opened = 0
-    for number in range(200):
+    for number in range(70):
         path = written(mutate_config(sound, Random(number)))
         try:
             config: Any = load_config(path)
@@ -179,4 +189,4 @@ def test_changed_configs_are_refused_or_read(sound: str, written: Callable[[str]
         opened += 1
         assert holds(config.pipeline.model) and issubclass(config.pipeline.model._target, Model)
         assert issubclass(config.pipeline.datamanager.dataparser._target, DataParser)
-    assert 10 < opened < 190 and not Path(MARKER).exists()
+    assert 3 < opened < 67 and not Path(MARKER).exists()
