@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/pvd-demo
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

@@ -208,7 +208,7 @@ def _change_json(meta: Any, chance: Random) -> None:
     if kind == 0:
         del place[key]
     elif kind == 1 and isinstance(place, list):
-        place *= chance.choice((2, 300))
+        place *= chance.choice((2, 50))
     else:
         strange = (
             0,

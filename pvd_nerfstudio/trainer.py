@@ -21,7 +21,7 @@ from nerfstudio.utils.decorators import check_main_thread
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
 from pvd_nerfstudio.data.poses import readable
-from pvd_nerfstudio.data.reviewed import reading
+from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, check_ranges
 from pvd_nerfstudio.input.saved import check_like
@@ -31,7 +31,7 @@ from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.student.memory import check_fits
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
-from pvd_nerfstudio.teacher.adapters import adapter_of
+from pvd_nerfstudio.teacher.adapters import space_of
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, latest_checkpoint, load_checkpoint
 from pvd_nerfstudio.teacher.frozen import saved_scene_box
 from pvd_nerfstudio.training.folder import RunFolder
@@ -122,7 +122,7 @@ class PVDTrainerConfig(TrainerConfig):
         pipeline, model = self.pipeline, self.pipeline.model
         pipeline.teacher = run.checkpoint_path
         teacher = run.config.pipeline
-        space = adapter_of(teacher.model).space(teacher.model)
+        space = space_of(teacher.model)
         taught: Any = teacher.datamanager
         if taught.data is not None:  # `ns-train METHOD --data PATH` leaves the dataparser's own path at its default
             taught.dataparser.data = Path(taught.data)
@@ -150,6 +150,7 @@ class PVDTrainerConfig(TrainerConfig):
         data = self.pipeline.datamanager
         own = data.named_by_user = not isinstance(data.dataparser, TeacherDataParserConfig)
         if not own:
+            review(dataparser)
             data.dataparser = dataparser
         place = self.data or data.data
         if place is not None:
@@ -182,6 +183,8 @@ class PVDTrainerConfig(TrainerConfig):
         data, named = previous.pipeline.datamanager, self.pipeline.datamanager.dataparser
         if not isinstance(named, TeacherDataParserConfig):
             data.dataparser, data.named_by_user = named, True
+        else:
+            review(data.dataparser)
         if self.data is not None:
             data.data = self.data
         self.pipeline, self.optimizers, self.student = previous.pipeline, previous.optimizers, previous.student

@@ -20,7 +20,7 @@ from pvd_nerfstudio.commands.demo_scene import write_scene
 from pvd_nerfstudio.teacher.building import no_lpips
 
 warnings.filterwarnings("ignore")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two would wait for each other wherever the machine does something else, too
 
 SMALL = (
     *("--pipeline.model.mlp.num-layers", "3", "--pipeline.model.mlp.hidden-dim", "64"),

@@ -2,13 +2,32 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import distil_config
+from nerfstudio.utils.eval_utils import eval_setup
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.trainer import PVDTrainer
+from pvd_nerfstudio.trainer import PVDTrainer, PVDTrainerConfig
+
+OLD_RUNS = Path(__file__).parent / "runs"
+"""Runs of the last release, one of each student, of a teacher of the tests' scene."""
+
+
+def open_old_run(name: str, scene: Path) -> tuple[PVDTrainerConfig, Any, int]:
+    """One of them with nerfstudio's loader: configuration, pipeline and step."""
+
+    def here(config: Any) -> Any:
+        config.pipeline.datamanager.data = scene
+        config.get_checkpoint_dir = lambda: OLD_RUNS / name / "nerfstudio_models"
+        return config
+
+    config, pipeline, _, step = eval_setup(
+        OLD_RUNS / name / "config.yml", test_mode="test", update_config_callback=here
+    )
+    return config, pipeline, step
 
 
 def start(config) -> PVDTrainer:

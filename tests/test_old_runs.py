@@ -7,27 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from nerfstudio.utils.eval_utils import eval_setup
+from helpers import OLD_RUNS, open_old_run
 
 from pvd_nerfstudio.input.renamed import OLD_OPTIONS, current_options
 from pvd_nerfstudio.student.registry import BUILT_IN
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
-RUNS = Path(__file__).parent / "runs"
-
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_old_runs_show_what_they_did(name: str, scene: Path) -> None:
-    folder = RUNS / name
+    folder = OLD_RUNS / name
     then = torch.tensor(json.loads((folder / "rgb.json").read_text())).view(5, 5, 3)
-
-    def here(config):
-        config.pipeline.datamanager.data = scene
-        config.get_checkpoint_dir = lambda: folder / "nerfstudio_models"
-        return config
-
-    config, pipeline, _, step = eval_setup(folder / "config.yml", test_mode="test", update_config_callback=here)
+    config, pipeline, step = open_old_run(name, scene)
     camera = pipeline.datamanager.train_dataset.cameras[:1]
     now = pipeline.model.get_outputs_for_camera(camera)["rgb"][::8, ::8]
     torch.testing.assert_close(now, then, atol=2e-3, rtol=0)

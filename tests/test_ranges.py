@@ -123,7 +123,7 @@ def fails(config: Any) -> str:
             ("--pipeline.distillation.feature-end", "0.9", "--pipeline.distillation.feature-weight", "1"),
             "--pipeline.distillation.feature-end is 0.9, which is behind",
         ),
-        (("--pipeline.model.grid-resolution", "1"), "--pipeline.model.grid-resolution is 1; it must be between 2 and"),
+        (("--pipeline.model.grid-resolution", "1"), "--pipeline.model.grid-resolution is 1; it must be 2 or more."),
         (("--pipeline.occupancy-threshold", "1.5"), "--pipeline.occupancy-threshold is 1.5"),
         (
             ("--pipeline.model.render-step-size", "-0.1"),

@@ -26,7 +26,7 @@ from pvd_nerfstudio.data.images import read_image, read_mask
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
-from pvd_nerfstudio.data.reviewed import check_outputs, reading
+from pvd_nerfstudio.data.reviewed import check_outputs, is_reviewed, reading
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, SHARE, above, at_least
 from pvd_nerfstudio.input.renamed import Renamed
@@ -182,17 +182,28 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def __init__(self, config: DistillationDataManagerConfig, *args: Any, **kwargs: Any) -> None:
         if config.data is not None:
             config.dataparser.data = Path(config.data)
-        with reading(config.dataparser, config.named_by_user):
-            parser, problem = readable(config.dataparser, config.orbit.size)
+        # What is not reviewed has not come from a file, for those who read one have refused it, but from another tool.
+        named_by_user, is_foreign = config.named_by_user, not is_reviewed(config.dataparser)
+        named_by_user |= is_foreign
+        with reading(config.dataparser, named_by_user):
+            known = config.dataparser, None
+            parser, problem = known if is_foreign else readable(config.dataparser, config.orbit.size)
         self.stands_in, self.keeps_alpha = parser is None, True
         self._place, self._problem = config.dataparser.data, problem
-        named_by_user = config.named_by_user
         if parser is None:
             config = replace(config, dataparser=config.orbit, data=None)
         elif problem is not None:
             config = replace(config, dataparser=parser, data=None)
         with reading(config.dataparser, named_by_user):
-            super().__init__(config, *args, **kwargs)
+            try:
+                super().__init__(config, *args, **kwargs)
+            except InputError:
+                raise
+            except Exception as error:  # a dataparser may fail in any way, for evaluation views alone, too
+                raise InputError(
+                    f"The data set {plain(self._place)} cannot be read: {type(error).__name__}: {plain(error)}. Put it "
+                    "right, or name another place with --data."
+                ) from error
 
     def say_what_is_missing(self) -> None:
         """Print what of the data set cannot be read, and what is used in its place."""

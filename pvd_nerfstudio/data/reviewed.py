@@ -56,6 +56,25 @@ LARGEST_SIDE = 1 << 16
 """Pixels along a side of a view."""
 
 
+def is_reviewed(dataparser: DataParserConfig) -> bool:
+    """Whether a dataparser is on the list."""
+    return REVIEWED.get(type(dataparser)) is dataparser._target
+
+
+def review(dataparser: DataParserConfig) -> None:
+    """Take over no dataparser that is not reviewed from a file.
+
+    Raises:
+        InputError: says how to name it.
+    """
+    if not is_reviewed(dataparser):
+        raise InputError(
+            f"config.yml names the dataparser {dataparser._target.__name__}, whose code nobody has reviewed for what "
+            "it does with a stranger's files. Where you trust the run, name it yourself: put nerfstudio's word for it, "
+            "as `ns-train pvd-distill --help` lists them, and --data PATH behind the other options."
+        )
+
+
 @contextmanager
 def reading(dataparser: DataParserConfig, named_by_user: bool) -> Iterator[None]:
     """Around whatever a dataparser does.
@@ -65,14 +84,8 @@ def reading(dataparser: DataParserConfig, named_by_user: bool) -> Iterator[None]
         named_by_user: whether the user has named it on the command line; otherwise a file has.
 
     Raises:
-        InputError: a file has named one that is not reviewed, or it tries more than to read.
+        InputError: it tries more than to read.
     """
-    if not named_by_user and REVIEWED.get(type(dataparser)) is not dataparser._target:
-        raise InputError(
-            f"config.yml names the dataparser {dataparser._target.__name__}, whose code nobody has reviewed for what "
-            "it does with a stranger's files. Where you trust the run, name it yourself: put nerfstudio's word for it, "
-            "as `ns-train pvd-distill --help` lists them, and --data PATH behind the other options."
-        )
     with nullcontext() if named_by_user else contained(f"The data set {dataparser.data}, read as a file says,"):
         yield
 

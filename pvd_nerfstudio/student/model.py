@@ -20,7 +20,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between
+from pvd_nerfstudio.input.ranges import COUNT, above, at_least
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
@@ -54,7 +54,7 @@ class StudentModelConfig(StudentSizes):
     """What is trained. The teacher's run gives what is left out."""
 
     ranges = {
-        "grid_resolution": between(2, 2048),
+        "grid_resolution": at_least(2),
         "render_step_size": above(0),
         "disparity_from": above(0),
         "train_step_factor": above(0),

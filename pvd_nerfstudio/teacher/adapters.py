@@ -307,6 +307,20 @@ def adapter_of(config: ModelConfig) -> type[FieldAdapter]:
     return GenericAdapter
 
 
+def space_of(config: ModelConfig) -> Space:
+    """How rays meet the scene of a model.
+
+    Raises:
+        InputError: its configuration does not say so.
+    """
+    space = adapter_of(config).space(config)
+    planes = (space.near, space.far)
+    are_numbers = all(isinstance(plane, (int, float)) and math.isfinite(plane) for plane in planes)
+    if not are_numbers or not 0 <= planes[0] < planes[1]:
+        raise InputError(f"The teacher's config.yml lets its rays start at {planes[0]} and end at {planes[1]}.")
+    return space
+
+
 def collider_planes(config: Any) -> tuple[float, float]:
     """Near and far plane of nerfstudio's stock collider; in evaluation it starts at the camera."""
     planes = (config.collider_params or {}) if config.enable_collider else {}

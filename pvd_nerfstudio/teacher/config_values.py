@@ -124,8 +124,10 @@ def _like(value: Any, usual: Any) -> bool:
         return (usual is None or isinstance(usual, dict)) and all(_like(one, None) for one in parts)
     if isinstance(value, float) and isnan(value):
         return False
-    if usual is None or value is None:
-        return value is None or isinstance(value, (*PLAIN, Enum)) or dataclasses.is_dataclass(value)
+    if value is None:
+        return usual is None
+    if usual is None:
+        return isinstance(value, (*PLAIN, Enum)) or dataclasses.is_dataclass(value)
     if isinstance(usual, (int, float)) and not isinstance(usual, bool):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, type(usual))

@@ -18,12 +18,12 @@ from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
 from pvd_nerfstudio.data.poses import readable
-from pvd_nerfstudio.data.reviewed import reading
+from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
-from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapter_of, point_samples
+from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapter_of, point_samples, space_of
 from pvd_nerfstudio.teacher.building import build, building, implementation_of, method_of, no_lpips
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state, load_weight
 
@@ -51,7 +51,7 @@ class FrozenTeacher:
         state = load_state(run)
         config = copy.deepcopy(run.config.pipeline.model)
         family = adapter_of(config)
-        self.space: Space = family.space(config)
+        self.space: Space = space_of(config)
         box = _scene_box(run, state, data)
         with building(run, state), implementation_of(config, state, run), no_lpips():
             self.model: Model = build(config, family.num_train_data(state), box, device, run)
@@ -209,6 +209,7 @@ def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> 
             continue
         dataparser = copy.deepcopy(manager.dataparser)
         dataparser.data = Path(place)
+        review(dataparser)
         with reading(dataparser, named_by_user=False):
             parser, why = readable(dataparser, size=1)
             if parser is not None:

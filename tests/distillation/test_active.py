@@ -273,7 +273,7 @@ def test_rays_know_their_views(teacher: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--pipeline.active.ray-share", "1.0"), "ray-share 1.0"),
+        (("--pipeline.active.ray-share", "1.0"), "ray-share is 1.0"),
         (("--pipeline.active.pose-pool", "0"), "pose-pool"),
         (("--pipeline.active.rays", "True", "--pipeline.distillation.preset", "pvd"), "holds one chunk alone"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import torch
 from browser import browser
 from conftest import Run, distil_config
-from helpers import start
+from helpers import OLD_RUNS, open_old_run, start
 from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer import Viewer
@@ -21,6 +21,9 @@ from PIL import Image
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline.comparison import DIFFERENCE, TEACHER, Comparison, difference
 from pvd_nerfstudio.pipeline.panel import TITLE
+
+HOSTILE = "{window.executed = 1} <img src=x onerror=window.executed=1> [a](javascript:1) **b**"
+"""A method's name, as it may stand in a downloaded config.yml; the viewer compiles markdown as code."""
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 90.0) -> Any:
@@ -47,11 +50,11 @@ def said(pipeline: Any) -> str:
     return getattr(pipeline, TITLE)._said.value
 
 
-def render(driver: Any) -> np.ndarray:
+def image(driver: Any) -> np.ndarray:
     """The middle of the window."""
-    image = np.asarray(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"), dtype=float)
-    height, width = image.shape[:2]
-    return image[height // 4 : 3 * height // 4, width // 8 : width // 2]
+    window = np.asarray(Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB"), dtype=float)
+    height, width = window.shape[:2]
+    return window[height // 4 : 3 * height // 4, width // 8 : width // 2]
 
 
 def test_viewer_while_a_student_is_trained(teacher: Run, tmp_path: Path) -> None:
@@ -71,6 +74,11 @@ def test_viewer_while_a_student_is_trained(teacher: Run, tmp_path: Path) -> None
         wait_for(lambda: TITLE in driver.page_source)
         text = wait_for(lambda: "Stage" in driver.page_source and driver.find_element("tag name", "body").text)
         assert "step 30 of 40" in text and "nerfacto" in text and "Next hard view" in text
+
+        pipeline._teacher.run.config.method_name = HOSTILE
+        getattr(pipeline, TITLE).show({"Stage": "told"})
+        text = wait_for(lambda: "told" in driver.page_source and driver.find_element("tag name", "body").text)
+        assert HOSTILE in text and driver.execute_script("return window.executed === undefined")
 
         panel = viewer.control_panel
         wait_for(lambda: DIFFERENCE in panel._output_render.options)
@@ -123,9 +131,10 @@ def test_the_teacher_is_rendered_for_those_who_look_alone(student: Run, teacher:
     assert not outputs[TEACHER].any() and pipeline.comparison.teacher.seconds == before
 
 
-def test_worst_view_is_the_one_that_differs_most(student: Run, teacher: Run) -> None:
-    _, pipeline, _, _ = eval_setup(student.config)
-    pipeline.load_teacher(teacher.folder)
+def test_worst_view_is_the_one_that_differs_most(scene: Path) -> None:
+    """Between two runs that are kept, so that nothing of it depends on how training went here."""
+    pipeline = open_old_run("vm", scene)[1]
+    pipeline.load_teacher(OLD_RUNS / "mlp")
     cameras = pipeline.datamanager.train_dataset.cameras[:8]
     by_rays = pipeline.comparison.errors(cameras).cpu()
     whole = []

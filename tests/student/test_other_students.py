@@ -12,7 +12,6 @@ from nerfstudio.utils.eval_utils import eval_setup
 
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import STUDENTS, TAKEN
-from pvd_nerfstudio.teacher.safe_yaml import load_config
 
 FIELD = """
 from dataclasses import dataclass, field
@@ -85,8 +84,8 @@ def test_a_student_of_another_package(
 
     monkeypatch.syspath_prepend(installed)
     config = tmp_path / "scene" / "pvd-distill" / "run" / "config.yml"
-    assert load_config(config).pipeline.model.chosen.waves == 5
-    _, pipeline, _, _ = eval_setup(config)
+    saved, pipeline, _, _ = eval_setup(config)
+    assert saved.pipeline.model.chosen.waves == 5
     assert pipeline.model.field.inner.out_features == 5
     camera = pipeline.datamanager.eval_dataset.cameras[:1]
     assert pipeline.model.get_outputs_for_camera(camera)["accumulation"].max() > 0.01

@@ -18,6 +18,7 @@ from pvd_nerfstudio.commands.report.curves import read_curves, stage_starts
 from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_figure
 from pvd_nerfstudio.commands.report.measure import Measured, measure
 from pvd_nerfstudio.commands.report.page import page
+from pvd_nerfstudio.data.reviewed import review
 from pvd_nerfstudio.errors import InputError, explain_errors
 from pvd_nerfstudio.input.ranges import at_least, check_ranges
 from pvd_nerfstudio.input.text import plain, say
@@ -148,6 +149,7 @@ def find_conversion(path: Path) -> tuple[TeacherRun, PVDTrainerConfig]:
             f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill: nothing was converted."
         )
     check_ranges(run.config, where=str(run.config_path))
+    review(run.config.pipeline.datamanager.dataparser)
     return run, run.config
 
 

@@ -23,7 +23,7 @@ class HashFieldConfig(FeatureFieldConfig):
     ranges = {
         "num_levels": between(1, 64),
         "features_per_level": between(1, 64),
-        "log2_hashmap_size": between(1, 32),
+        "log2_hashmap_size": between(1, 60),
         "base_res": COUNT,
         "max_res": between(1, 1 << 20),
         "hidden_dim": COUNT,

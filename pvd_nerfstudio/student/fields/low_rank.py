@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.ranges import COUNT, SHARE, at_least, between
+from pvd_nerfstudio.input.ranges import COUNT, SHARE, at_least
 from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
 from pvd_nerfstudio.student.fields.growth import Growing, Moment
 from pvd_nerfstudio.student.fields.interpolation import cell_corners, weighted_rows
@@ -31,8 +31,8 @@ class LowRankFieldConfig(FeatureFieldConfig):
     """What factorised volumes can be told."""
 
     ranges = {
-        "resolution": between(COARSEST, 1 << 16),
-        "start_resolution": between(COARSEST, 1 << 16),
+        "resolution": at_least(COARSEST),
+        "start_resolution": at_least(COARSEST),
         "grow_at": SHARE,
         "density_components": COUNT,
         "color_components": COUNT,

@@ -47,7 +47,7 @@ class SparseFieldConfig(FieldConfig):
     """Sizes of the `sparse` student."""
 
     ranges = {
-        "resolution": between(2, 4096),
+        "resolution": at_least(2),
         "subdivide_at": SHARE,
         "prune_at": SHARE,
         "prune_threshold": at_least(0),
