@@ -43,6 +43,7 @@ LONGEST = 5.0
 """Seconds that a run may take to open."""
 MOST_MEMORY = 2 << 30
 """Bytes that it may take beyond a sound run."""
+SAY_EVERY = 250
 KINDS = ("config", "config", "checkpoint", "checkpoint", "poses", "image")
 STUDENTS = ("mlp", "vm", "sparse", "hash")
 EXECUTES = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "subprocess.", "pty.", "pickle.find_class")
@@ -125,6 +126,8 @@ def fuzz(sound: list[Sound], place: Path, numbers: range, seed: int) -> dict[str
                 counts.update((f"{result['kind']}: {result['end']}",))
                 peak, slowest = max(peak, result["memory"]), max(slowest, result["seconds"])
                 failures += [f"{result['number']} ({result['kind']}): {problem}" for problem in result["problems"]]
+                if len(todo) % SAY_EVERY == 0:
+                    print(f"{len(todo)} to go; {len(failures)} failures {failures[-1:]}", file=sys.stderr)
         status = wait(child)
         if todo and again != todo[0] and status == -signal.SIGKILL:
             again = todo[0]  # the machine may have been busy: once more

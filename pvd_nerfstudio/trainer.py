@@ -180,6 +180,7 @@ class PVDTrainerConfig(TrainerConfig):
         elif previous.pipeline.teacher is not None and not previous.pipeline.teacher.is_file():
             say(f"The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another.", "yellow")
             previous.pipeline.teacher = None
+        _check_optimizers(previous.optimizers, run)
         data, named = previous.pipeline.datamanager, self.pipeline.datamanager.dataparser
         if not isinstance(named, TeacherDataParserConfig):
             data.dataparser, data.named_by_user = named, True
@@ -236,6 +237,15 @@ class PVDTrainerConfig(TrainerConfig):
 
     def save_config(self) -> None:
         """Nothing yet: the trainer writes config.yml once teacher and data have passed their checks."""
+
+
+def _check_optimizers(optimizers: dict[str, Any], run: TeacherRun) -> None:
+    """A file says `optimizers: Dict[str, Any]`; ours are an optimiser and a schedule for each group."""
+    for name in ("fields", "projection"):
+        group = optimizers.get(name)
+        parts = (group.get("optimizer"), group.get("scheduler")) if isinstance(group, dict) else (None, None)
+        if not isinstance(parts[0], AdamWOptimizerConfig) or not isinstance(parts[1], CosineSchedulerConfig):
+            raise InputError(f"{run.config_path}: 'optimizers.{name}' is not what pvd-distill saves.")
 
 
 class PVDTrainer(Trainer):

@@ -1,6 +1,7 @@
 """`pvd-report`: what it says is so, the page stands alone, and what is there is not overwritten."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from pvd_nerfstudio.commands import views
 from pvd_nerfstudio.commands.report.command import Report
-from pvd_nerfstudio.commands.report.curves import stage_starts
+from pvd_nerfstudio.commands.report.curves import read_curves, stage_starts
 from pvd_nerfstudio.commands.report.figures import ComparedView, cameras_figure, comparison_figure
 from pvd_nerfstudio.commands.views import Views
 from pvd_nerfstudio.distillation.stages import DistillationConfig
@@ -131,3 +132,15 @@ def test_error_is_against_the_teacher_where_there_is_one() -> None:
     assert ComparedView(grey, white, black).error.unique().tolist() == [0.75]
     assert ComparedView(grey, None, black).error.unique().tolist() == [0.25]
     assert len(comparison_figure([ComparedView(grey, white, black)], ["a"]).axes) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"no log" * 1000])
+def test_a_damaged_log_costs_the_curves_alone(content: bytes, tmp_path: Path, capsys) -> None:
+    (tmp_path / "events.out.tfevents.1").write_bytes(content)
+    assert read_curves(tmp_path) == {}
+
+
+def test_a_pipe_in_place_of_a_log_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events.out.tfevents.1")
+    with pytest.raises(InputError, match="which is no file"):
+        read_curves(tmp_path)

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.input.containment import contained
+from pvd_nerfstudio.input.text import plain, say
 
 TAGS = {
     "Train Loss": "loss",
@@ -26,12 +28,24 @@ Curve = list[Point]
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """What a run logged; empty where it logged nothing.
+    """What a run logged; empty where it logged nothing, or what cannot be read.
 
     A resumed run has several files, which follow one another; the pause between them counts as time.
+
+    Raises:
+        InputError: a log is no file, or makes its reader try more than to read.
     """
     if not any(folder.glob("events.out.tfevents.*")):
         return {}
+    with contained(f"The log in {plain(folder)}"):
+        try:
+            return _curves(folder)
+        except Exception as error:  # tensorboard's reader has errors of many kinds for a damaged file
+            say(f"The logs in {folder} cannot be read ({type(error).__name__}: {error}): no curves.", "yellow")
+            return {}
+
+
+def _curves(folder: Path) -> dict[str, Curve]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 2000})
