@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from pvd_nerfstudio.data import views
-from pvd_nerfstudio.data.images import read_image, read_mask
+from pvd_nerfstudio.data.images import is_image_there, read_image, read_mask
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
@@ -106,7 +106,7 @@ class DistillationDataset(InputDataset):
     @cached_property
     def has_images(self) -> bool:
         """Whether every image is on disk."""
-        return all(Path(path).is_file() for path in self.image_filenames)
+        return all(is_image_there(Path(path)) for path in self.image_filenames)
 
     def keep_alpha(self) -> None:
         """From now on give images with their alpha channel, not blended with a colour."""
@@ -135,7 +135,7 @@ class DistillationDataset(InputDataset):
             InputError: there is neither.
         """
         path = Path(self.image_filenames[image_idx])
-        if path.is_file():
+        if is_image_there(path):
             return super().get_image_float32(image_idx)
         if self.render is None:
             raise InputError(
