@@ -44,8 +44,8 @@ class ForbiddenError(PermissionError):
 
 class _Guard:
     def __init__(self) -> None:
-        self.outside = threading.enumerate()
-        self.outside.remove(threading.current_thread())
+        here = threading.current_thread()
+        self.outside = [thread for thread in threading.enumerate() if thread is not here]
         self.first: str | None = None
 
     def is_over(self, thread: threading.Thread) -> bool:
