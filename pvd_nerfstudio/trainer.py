@@ -241,7 +241,7 @@ class PVDTrainerConfig(TrainerConfig):
 
 def _check_optimizers(optimizers: dict[str, Any], run: TeacherRun) -> None:
     """A file says `optimizers: Dict[str, Any]`; ours are an optimiser and a schedule for each group."""
-    for name in ("fields", "projection"):
+    for name in {"fields", "projection", *optimizers}:
         group = optimizers.get(name)
         parts = (group.get("optimizer"), group.get("scheduler")) if isinstance(group, dict) else (None, None)
         if not isinstance(parts[0], AdamWOptimizerConfig) or not isinstance(parts[1], CosineSchedulerConfig):

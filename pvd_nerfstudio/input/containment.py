@@ -2,7 +2,8 @@
 
 Python tells its audit hooks of what a program does to the machine before it is done. While something is contained,
 the hook here refuses to unpickle, to start programs, to connect, to ask on the terminal, to open what is no file, and
-to write, remove or rename anything. What was refused ends in an `InputError` also where the code has swallowed it.
+to write, remove or rename anything. What was refused ends in an `InputError` also where the code has swallowed it;
+folders and libraries, which packages look for by themselves, are refused and no more.
 
 Contained is what happens in the thread that asked for it and in all that begin while it lasts; a thread of the viewer
 that was there before goes on as it did. Native code and the import of modules are not looked at: they are those of
@@ -103,10 +104,11 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
     tried = _forbidden(event, args)
     if tried is None or _is_importing():
         return
+    is_quiet = event in ("os.mkdir", "ctypes.dlopen")
     thread = threading.current_thread()
     for guard in list(_guards):
         if guard.is_over(thread):
-            guard.first = guard.first or tried
+            guard.first = guard.first if is_quiet else guard.first or tried
             raise ForbiddenError(f"refused: wanted to {tried}")
 
 
@@ -125,8 +127,9 @@ def _forbidden(event: str, args: tuple[Any, ...]) -> str | None:
     if event == "open":
         return _opening(*args)
     if event == "ctypes.dlopen":
-        name = str(args[0])
-        return f"load the library {plain(name)}" if os.sep in name and not _is_of_a_package(Path(name)) else None
+        name = args[0]
+        is_known = name is None or (os.sep in str(name) and _is_of_a_package(Path(str(name))))
+        return None if is_known else f"load the library {plain(name)}"
     for kinds, words in WORDS.items():
         if event.startswith(kinds):
             return f"{words} ({event} {plain(args[0] if args else '')})"
