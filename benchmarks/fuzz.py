@@ -49,7 +49,7 @@ STUDENTS = ("mlp", "vm", "sparse", "hash")
 EXECUTES = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "subprocess.", "pty.", "pickle.find_class")
 CONNECTS = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.", "ftplib.", "smtplib.")
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.")
-OTHERS = ("builtins.input", "webbrowser.", "ctypes.dlopen", "os.kill")
+OTHERS = ("builtins.input", "webbrowser.", "os.kill")
 
 
 @dataclass
@@ -159,6 +159,8 @@ class Watch:
             return
         if event.startswith((*EXECUTES, *CONNECTS, *CHANGES, *OTHERS)) and not self._allows(args):
             self.seen.append(f"{event} {str(args)[:200]}")
+        if event == "ctypes.dlopen" and not Path(str(args[0])).is_relative_to(sysconfig.get_paths()["purelib"]):
+            self.seen.append(f"loads {args[0]}")
         if event == "open" and isinstance(args[0], (str, bytes)):
             path, mode, flags = args
             writes = any(sign in mode for sign in "wax+") if mode else bool(flags & (os.O_WRONLY | os.O_RDWR))

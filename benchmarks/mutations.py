@@ -371,7 +371,8 @@ def _strange(value: Any, chance: Random) -> Any:
         *(torch.empty(2, 3), torch.ones(1, 1, 1, 1, 1, 1, 1), torch.eye(3).to_sparse(), torch.nn.Parameter(one)),
         *({"resolution": 2**20}, {"resolution": -1}, {"shape": (10**6,) * 3}, {"levels": "x"}, (2**31,) * 3),
     ]
-    if isinstance(value, torch.Tensor) and 0 < value.numel() < LARGEST and value.is_floating_point():
+    is_plain = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.is_floating_point()
+    if is_plain and 0 < value.numel() < LARGEST:
         flat = value.detach()
         values += [flat.double(), flat.half(), flat.flatten(), flat.flatten()[:-1], flat * float("inf"), -1e20 * flat]
         values += [flat.unsqueeze(0), flat.T if flat.ndim == 2 else flat, flat.new_zeros(flat.shape)] * 2
