@@ -37,6 +37,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline.handover import load_teacher
 from pvd_nerfstudio.registry import pvd_distill
 from pvd_nerfstudio.teacher.adapters import point_samples
+from pvd_nerfstudio.teacher.check import FRAME, saved_frame
 from pvd_nerfstudio.trainer import PVDTrainerConfig
 
 LONGEST = 5.0
@@ -44,7 +45,7 @@ LONGEST = 5.0
 MOST_MEMORY = 2 << 30
 """Bytes that it may take beyond a sound run."""
 SAY_EVERY = 250
-KINDS = ("config", "config", "checkpoint", "checkpoint", "poses", "image")
+KINDS = ("config", "config", "config", "checkpoint", "checkpoint", "checkpoint", "poses", "image", "image", "frame")
 STUDENTS = ("mlp", "vm", "sparse", "hash")
 EXECUTES = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "subprocess.", "pty.", "pickle.find_class")
 CONNECTS = ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto", "urllib.", "ftplib.", "smtplib.")
@@ -237,8 +238,8 @@ def mutate(run: Path, data: Path, kind: str, chance: Random) -> str:
     elif kind == "checkpoint":
         place = max(run.glob("*/*.ckpt"))
         changed = mutate_checkpoint(place.read_bytes(), chance)
-    elif kind == "poses":
-        place = data / "transforms_train.json"
+    elif kind in ("poses", "frame"):
+        place = data / "transforms_train.json" if kind == "poses" else run / FRAME
         changed = mutate_poses(place.read_text("utf8"), chance).encode("utf8", "surrogatepass")
     else:
         place = chance.choice(sorted(data.glob("**/*.png")))
@@ -254,6 +255,7 @@ def open_run(run: Path, data: Path, is_ours: bool, output: Path) -> None:
     config = _config(output, teacher_checkpoint=run, data=data)
     teacher = load_teacher(config.pipeline, "cpu")
     assert teacher is not None
+    saved_frame(run / FRAME)
     points = torch.rand(64, 3)
     teacher.query(point_samples(points, points + 1))
     manager = config.pipeline.datamanager.setup(device="cpu")

@@ -23,16 +23,17 @@ from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, check_ranges
 from pvd_nerfstudio.input.saved import check_like
-from pvd_nerfstudio.input.text import file_name, plain, say
+from pvd_nerfstudio.input.text import file_name, is_file, plain, say
 from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.student.memory import check_fits
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
 from pvd_nerfstudio.teacher.adapters import space_of
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, latest_checkpoint, load_checkpoint
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, latest_checkpoint, load_checkpoint, stored_state
 from pvd_nerfstudio.teacher.frozen import saved_scene_box
 from pvd_nerfstudio.training.folder import RunFolder
 from pvd_nerfstudio.training.interruption import Interruption
@@ -41,6 +42,7 @@ from pvd_nerfstudio.training.optimizers import (
     CosineScheduler,
     CosineSchedulerConfig,
     GrowingOptimizers,
+    check_optimizers,
 )
 
 __all__ = ["AdamWOptimizerConfig", "CosineScheduler", "CosineSchedulerConfig", "PVDTrainer", "PVDTrainerConfig"]
@@ -135,9 +137,9 @@ class PVDTrainerConfig(TrainerConfig):
                 setattr(model, name, value)
         if model.background_color is None:
             blended = getattr(pipeline.datamanager.dataparser, "alpha_color", None)
-            plain = "white" if blended == "white" else "black"
-            ends_plain = space.background == "last_sample" and not model.contracted
-            model.background_color = plain if ends_plain else space.background
+            one_color = "white" if blended == "white" else "black"
+            has_none = space.background == "last_sample" and not model.contracted
+            model.background_color = one_color if has_none else space.background
         if model.background_color == "last_sample" and not model.contracted:
             raise InputError(
                 "--pipeline.model.background-color last_sample shows the sky of contracted space, and this student "
@@ -177,10 +179,11 @@ class PVDTrainerConfig(TrainerConfig):
         check_ranges(previous, where=str(run.config_path))
         if self.teacher_checkpoint is not None:
             previous.pipeline.teacher = find_run(self.teacher_checkpoint).checkpoint_path
-        elif previous.pipeline.teacher is not None and not previous.pipeline.teacher.is_file():
+        elif previous.pipeline.teacher is not None and not is_file(previous.pipeline.teacher):
             say(f"The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another.", "yellow")
             previous.pipeline.teacher = None
-        _check_optimizers(previous.optimizers, run)
+        check_optimizers(previous.optimizers, where=str(run.config_path))
+        previous.pipeline.model.build_within(most_numbers(stored_state(run)))
         data, named = previous.pipeline.datamanager, self.pipeline.datamanager.dataparser
         if not isinstance(named, TeacherDataParserConfig):
             data.dataparser, data.named_by_user = named, True
@@ -237,15 +240,6 @@ class PVDTrainerConfig(TrainerConfig):
 
     def save_config(self) -> None:
         """Nothing yet: the trainer writes config.yml once teacher and data have passed their checks."""
-
-
-def _check_optimizers(optimizers: dict[str, Any], run: TeacherRun) -> None:
-    """A file says `optimizers: Dict[str, Any]`; ours are an optimiser and a schedule for each group."""
-    for name in {"fields", "projection", *optimizers}:
-        group = optimizers.get(name)
-        parts = (group.get("optimizer"), group.get("scheduler")) if isinstance(group, dict) else (None, None)
-        if not isinstance(parts[0], AdamWOptimizerConfig) or not isinstance(parts[1], CosineSchedulerConfig):
-            raise InputError(f"{run.config_path}: 'optimizers.{name}' is not what pvd-distill saves.")
 
 
 class PVDTrainer(Trainer):

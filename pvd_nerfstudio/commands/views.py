@@ -14,7 +14,7 @@ from pvd_nerfstudio.commands.report.figures import cameras_figure
 from pvd_nerfstudio.errors import InputError, explain_errors
 from pvd_nerfstudio.input.ranges import at_least, check_ranges
 from pvd_nerfstudio.input.renamed import current_options
-from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.input.text import is_file, say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 
 
@@ -58,7 +58,7 @@ class Views:
     def _hard(self, pipeline: StudentPipeline) -> Float[Tensor, "views 3 4"] | None:
         """The training views that differ most from the teacher's; None where it is not at hand."""
         place = pipeline.config.teacher
-        if place is None or not place.exists() or not self.hard:
+        if place is None or not is_file(place) or not self.hard:
             return None
         try:
             pipeline.load_teacher(place)

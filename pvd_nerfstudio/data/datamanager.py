@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from pvd_nerfstudio.data import views
-from pvd_nerfstudio.data.images import is_image_there, read_image, read_mask
+from pvd_nerfstudio.data.images import read_image, read_mask
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.pseudo import PseudoViews
@@ -30,7 +30,7 @@ from pvd_nerfstudio.data.reviewed import check_outputs, is_reviewed, reading
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, SHARE, above, at_least
 from pvd_nerfstudio.input.renamed import Renamed
-from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.input.text import is_file, plain, say
 
 
 @dataclass
@@ -106,7 +106,7 @@ class DistillationDataset(InputDataset):
     @cached_property
     def has_images(self) -> bool:
         """Whether every image is on disk."""
-        return all(is_image_there(Path(path)) for path in self.image_filenames)
+        return all(is_file(Path(path)) for path in self.image_filenames)
 
     def keep_alpha(self) -> None:
         """From now on give images with their alpha channel, not blended with a colour."""
@@ -135,7 +135,7 @@ class DistillationDataset(InputDataset):
             InputError: there is neither.
         """
         path = Path(self.image_filenames[image_idx])
-        if is_image_there(path):
+        if is_file(path):
             return super().get_image_float32(image_idx)
         if self.render is None:
             raise InputError(
@@ -183,18 +183,18 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         if config.data is not None:
             config.dataparser.data = Path(config.data)
         # What is not reviewed has not come from a file, for those who read one have refused it, but from another tool.
-        named_by_user, is_foreign = config.named_by_user, not is_reviewed(config.dataparser)
-        named_by_user |= is_foreign
-        with reading(config.dataparser, named_by_user):
-            known = config.dataparser, None
-            parser, problem = known if is_foreign else readable(config.dataparser, config.orbit.size)
+        is_foreign = not config.named_by_user and not is_reviewed(config.dataparser)
+        trusted, parser, problem = config.named_by_user or is_foreign, config.dataparser, None
+        if not is_foreign:
+            with reading(parser, trusted):
+                parser, problem = readable(parser, config.orbit.size)
         self.stands_in, self.keeps_alpha = parser is None, True
         self._place, self._problem = config.dataparser.data, problem
         if parser is None:
             config = replace(config, dataparser=config.orbit, data=None)
         elif problem is not None:
             config = replace(config, dataparser=parser, data=None)
-        with reading(config.dataparser, named_by_user):
+        with reading(config.dataparser, trusted):
             try:
                 super().__init__(config, *args, **kwargs)
             except InputError:

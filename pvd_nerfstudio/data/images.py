@@ -22,14 +22,6 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
-def is_image_there(path: Path) -> bool:
-    """Whether there is a file; a name that no file can have is that of none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
 def common_size(paths: list[Path]) -> tuple[int, int]:
     """Width and height of images that must be whole and all of one size.
 

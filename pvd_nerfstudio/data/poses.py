@@ -12,12 +12,11 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTIO
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.utils.io import load_from_json
 
-from pvd_nerfstudio.data.images import is_image_there
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import above, between
-from pvd_nerfstudio.input.text import plain
+from pvd_nerfstudio.input.text import is_file, plain
 
 
 def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig | None, str | None]:
@@ -40,7 +39,7 @@ def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig 
         return None, problem
     if poses is None or _problem(poses) is not None:
         return None, problem
-    there = any(is_image_there(path) for path in poses.setup().get_dataparser_outputs(split="train").image_filenames)
+    there = any(is_file(path) for path in poses.setup().get_dataparser_outputs(split="train").image_filenames)
     return (None if there else poses), problem
 
 

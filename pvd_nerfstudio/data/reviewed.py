@@ -6,8 +6,7 @@ Not on the list are nerfstudio's Minimal (unpickles), Dycheck (writes scaled cop
 (another package reads its tables), and those of plugins: the user has to name them.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -75,8 +74,7 @@ def review(dataparser: DataParserConfig) -> None:
         )
 
 
-@contextmanager
-def reading(dataparser: DataParserConfig, named_by_user: bool) -> Iterator[None]:
+def reading(dataparser: DataParserConfig, named_by_user: bool) -> AbstractContextManager[None]:
     """Around whatever a dataparser does.
 
     Args:
@@ -86,8 +84,7 @@ def reading(dataparser: DataParserConfig, named_by_user: bool) -> Iterator[None]
     Raises:
         InputError: it tries more than to read.
     """
-    with nullcontext() if named_by_user else contained(f"The data set {dataparser.data}, read as a file says,"):
-        yield
+    return nullcontext() if named_by_user else contained(f"The data set {dataparser.data}, read as a file says,")
 
 
 def check_outputs(outputs: DataparserOutputs) -> None:

@@ -40,6 +40,14 @@ def stays_inside(path: Path) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path from a file leads to one; a name that no file can have leads nowhere."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _written_out(text: str, keep: str) -> str:
     return "".join(
         sign

@@ -11,7 +11,7 @@ from torch import Tensor
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.input.text import is_file, say
 from pvd_nerfstudio.pipeline.comparison import Comparison
 from pvd_nerfstudio.pipeline.panel import TITLE, Panel
 from pvd_nerfstudio.student.model import StudentModel
@@ -104,7 +104,7 @@ class StudentPipeline(VanillaPipeline):
     def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """nerfstudio's, for `ns-eval`: against the teacher too, where it still is."""
         teacher = self.config.teacher
-        if self.comparison is None and teacher is not None and teacher.exists():
+        if self.comparison is None and teacher is not None and is_file(teacher):
             try:
                 self.load_teacher(teacher)
             except InputError as error:

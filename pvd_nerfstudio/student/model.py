@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.bounded import Bounded
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
@@ -109,6 +111,16 @@ class StudentModelConfig(StudentSizes):
                     f"The student '{self.student}' cannot be composed of '{name}'. Parts can be: {', '.join(whole)}."
                 )
         return {name: getattr(self, name) for name in self.chosen.composed_of}
+
+    def build_within(self, limit: int) -> None:
+        """Build the next model under a limit of numbers in a tensor: these sizes are from a file."""
+        vars(self)["_limit"] = limit
+
+    def setup(self, **kwargs: Any) -> Any:
+        """nerfstudio's; within the limit, if there is one. It is good for once: later the student may have grown."""
+        limit = vars(self).pop("_limit", None)
+        with nullcontext() if limit is None else Bounded(limit):
+            return super().setup(**kwargs)
 
     def check(self, option: str) -> None:
         """Refuse numbers that do not go together, also those of the chosen student.

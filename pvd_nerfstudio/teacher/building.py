@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import Enum
-from math import prod
 from typing import Any
 from unittest import mock
 
@@ -13,11 +12,9 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components import encodings, mlp
 from nerfstudio.models.base_model import Model
 from nerfstudio.utils.external import TCNN_EXISTS
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.bounded import Bounded, most_numbers
 from pvd_nerfstudio.input.containment import contained
 from pvd_nerfstudio.input.ranges import check_ranges
 from pvd_nerfstudio.input.text import plain
@@ -26,14 +23,8 @@ from pvd_nerfstudio.teacher.checkpoint import TeacherRun
 LARGEST_NUMBER = 10_000_000
 """Of whole numbers in a model's configuration, which are sizes and counts."""
 LONGEST_LIST = 10_000
-SPARE = 1 << 24
-"""Numbers that a model may take beyond twice its weights."""
 STEPS, STEPS_A_TENSOR = 20_000, 500
 """Operations of torch by which a model may be built, and more for each of its tensors."""
-SAFE_FACTOR = 1 << 10
-"""By how much an operation's result may be larger than its input without being looked at."""
-COUNTING = ("aten::arange", "aten::linspace", "aten::logspace", "aten::eye", "aten::randperm")
-"""Operations that are given a number of results."""
 
 
 def method_of(run: TeacherRun) -> str:
@@ -48,11 +39,10 @@ def building(run: TeacherRun, state: dict[str, Any]) -> Iterator[None]:
     Raises:
         InputError: it tries more, fails, or the configuration describes a larger model than the weights are of.
     """
-    weights = [value for value in state.values() if isinstance(value, Tensor)]
-    limit = 2 * sum(value.numel() for value in weights) + SPARE
     check_sizes(run.config.pipeline.model, run)
     check_ranges(run.config.pipeline.model, str(run.config_path), "pipeline.model.")
-    with contained(f"The model of {method_of(run)}"), _Bounded(limit, STEPS + STEPS_A_TENSOR * len(weights), run):
+    bound = Bounded(most_numbers(state), STEPS + STEPS_A_TENSOR * len(state))
+    with contained(f"The model of {method_of(run)}"), bound:
         yield
 
 
@@ -92,58 +82,6 @@ def check_sizes(config: Any, run: TeacherRun, name: str = "model") -> None:
         raise InputError(f"{run.config_path}: '{plain(name)}' is longer than any model's.")
     for key, value in inner.items():
         check_sizes(value, run, f"{name}.{key}")
-
-
-class _Bounded(TorchDispatchMode):
-    """Refuses operations whose result would be larger than a limit, before they take the memory."""
-
-    def __init__(self, limit: int, steps: int, run: TeacherRun) -> None:
-        super().__init__()
-        self._limit, self._left, self._run = limit, steps, run
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        self._left -= 1
-        if self._left < 0 or (not func.is_view and not func._schema.is_mutable and self._is_large(func, args, kwargs)):
-            raise InputError(
-                f"{self._run.config_path} describes a larger model than the weights in {self._run.checkpoint_path} "
-                "are of. Was config.yml edited, or the checkpoint copied from another run?"
-            )
-        return func(*args, **kwargs)
-
-    def _is_large(self, func: Any, args: Any, kwargs: Any) -> bool:
-        """Whether the result would be; torch tells without making it where the sizes alone decide."""
-        named = [value for value in (*args, *kwargs.values()) if isinstance(value, (list, tuple, torch.Size))]
-        sizes = [value for value in named if value and all(isinstance(side, int) for side in value)]
-        if any(prod(size) > self._limit for size in sizes):
-            return True
-        counts = args if func._schema.name in COUNTING else ()
-        if any(isinstance(value, (int, float)) and value > self._limit for value in counts):
-            return True
-        total = sum(value.numel() for value in _tensors((args, kwargs)))
-        if total <= self._limit // SAFE_FACTOR and func._schema.name != "aten::repeat":
-            return False
-        try:
-            outputs = func(*tree_map(_shape_of, args), **tree_map(_shape_of, kwargs | _on_meta(kwargs)))
-        except Exception:  # what depends on values has no more of them than its input
-            return False
-        return any(value.numel() > self._limit for value in _tensors(outputs))
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    tree_map(lambda value: found.append(value) if isinstance(value, Tensor) else None, tree)
-    return found
-
-
-def _shape_of(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-
-
-def _on_meta(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {"device": torch.device("meta")} if "device" in kwargs else {}
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Tensor
@@ -13,7 +15,8 @@ from torch import Tensor
 from pvd_nerfstudio.data.datamanager import has_images, mask_of
 from pvd_nerfstudio.data.views import counted_pixels
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.teacher.archive import open_file
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
@@ -22,6 +25,10 @@ GAP = 0.2
 """dB that the shared samples may lose before it is worth a warning."""
 BROKEN = 20.0
 """dB under which a teacher does not show its scene."""
+FRAME = "dataparser_transforms.json"
+"""Where nerfstudio says in a run what its dataparser did to the scene's coordinates."""
+LARGEST_FRAME = 1 << 16
+"""Bytes of it that are read; it has thirteen numbers."""
 ALIKE = 35.0
 """dB between both renderings that count as the same where no ground truth can tell."""
 PIXELS = 2048
@@ -40,17 +47,17 @@ def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
             f"The data's scene box is {_rounded(box)}, the teacher's {_rounded(teacher.aabb)}. Leave the dataparser "
             "out to take over the teacher's with its options; --data replaces its path alone."
         )
-    path = teacher.run.config_path.parent / "dataparser_transforms.json"
-    if not path.is_file():
+    path = teacher.run.config_path.parent / FRAME
+    frame = saved_frame(path)
+    if frame is None:
         say(f"{path} is missing: that the data lies in the teacher's frame is taken on trust.")
         return
-    frame = json.loads(path.read_text("utf8"))
-    transform = torch.tensor(frame["transform"], dtype=torch.float32)
+    transform, scale = frame
     same = torch.allclose(transform, outputs.dataparser_transform.float().cpu(), atol=1e-4)
-    if not same or not math.isclose(frame["scale"], outputs.dataparser_scale, rel_tol=1e-4):
+    if not same or not math.isclose(scale, outputs.dataparser_scale, rel_tol=1e-4):
         raise InputError(
             "The data does not lie in the teacher's frame, so rays would miss its scene.\n"
-            f"Teacher ({path}): scale {frame['scale']:.6g}, transform {_rounded(transform)}\n"
+            f"Teacher ({path}): scale {scale:.6g}, transform {_rounded(transform)}\n"
             f"Data ({outputs.image_filenames[0].parent}): scale {outputs.dataparser_scale:.6g}, "
             f"transform {_rounded(outputs.dataparser_transform)}\n"
             "Use the teacher's data set and the options of its dataparser (leave the dataparser out to take them over)."
@@ -59,11 +66,29 @@ def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
 
 def keep_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
     """Give pseudo views the teacher's frame, which the student's run then records as its own."""
-    path = teacher.run.config_path.parent / "dataparser_transforms.json"
-    if path.is_file():
-        frame = json.loads(path.read_text("utf8"))
-        outputs.dataparser_transform = torch.tensor(frame["transform"], dtype=torch.float32)
-        outputs.dataparser_scale = frame["scale"]
+    frame = saved_frame(teacher.run.config_path.parent / FRAME)
+    if frame is not None:
+        outputs.dataparser_transform, outputs.dataparser_scale = frame
+
+
+def saved_frame(path: Path) -> tuple[Float[Tensor, "3 4"], float] | None:
+    """Transform and scale that a run's data set was given; None where the file is missing.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if not path.exists() and not path.is_symlink():
+        return None
+    with open_file(path) as file:
+        text = file.read(LARGEST_FRAME)
+    try:
+        frame = json.loads(text)
+        transform, scale = torch.tensor(frame["transform"], dtype=torch.float32), float(frame["scale"])
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError, RuntimeError) as error:
+        raise InputError(f"{plain(path)} does not say where the teacher's scene lies: {plain(error)}.") from error
+    if transform.shape != (3, 4) or not transform.isfinite().all() or not 0 < scale < math.inf:
+        raise InputError(f"{plain(path)} does not say where the teacher's scene lies: its numbers make no sense.")
+    return transform, scale
 
 
 @dataclass

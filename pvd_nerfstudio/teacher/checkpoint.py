@@ -100,27 +100,18 @@ def load_state(run: TeacherRun) -> dict[str, Tensor]:
         InputError: The file is cut short, asks to execute something, is no checkpoint of a nerfstudio pipeline, or
             holds NaN or infinite weights.
     """
-    path, state = run.checkpoint_path, loaded(_stored(run))
+    path, state = run.checkpoint_path, loaded(stored_state(run))
     _check_finite(state, path)
     return state
-
-
-def load_shapes(run: TeacherRun) -> dict[str, torch.Size]:
-    """Shapes of the weights of the run's model, of which none is read.
-
-    Raises:
-        InputError: as load_state does, but for the weights' values.
-    """
-    return {key: value.shape for key, value in _stored(run).items() if isinstance(value, StoredTensor)}
 
 
 def load_weight(run: TeacherRun, name: str) -> Tensor | None:
     """One of the weights of the run's model; None where there is none of that name.
 
     Raises:
-        InputError: as load_shapes does.
+        InputError: as stored_state does.
     """
-    value = _stored(run).get(name)
+    value = stored_state(run).get(name)
     return value.load() if isinstance(value, StoredTensor) else None
 
 
@@ -203,8 +194,12 @@ def _check_finite(state: dict[str, Any], path: Path) -> None:
         )
 
 
-def _stored(run: TeacherRun) -> dict[str, Any]:
-    """The state dict of the run's model, its tensors not read yet."""
+def stored_state(run: TeacherRun) -> dict[str, Any]:
+    """The state dict of the run's model, its tensors not read yet: their shapes are known.
+
+    Raises:
+        InputError: as load_state does, but for the weights' values.
+    """
     path, checkpoint = run.checkpoint_path, read_checkpoint(run.checkpoint_path)
     pipeline = checkpoint.get("pipeline") if isinstance(checkpoint, dict) else None
     if not isinstance(pipeline, dict):

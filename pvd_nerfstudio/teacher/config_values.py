@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from nerfstudio.data.datamanagers.base_datamanager import DataManager
-from nerfstudio.data.dataparsers.base_dataparser import DataParser
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import Pipeline
 
@@ -53,7 +53,8 @@ def belongs(value: Any, hint: Any, usual: Any, name: str) -> bool:
     if type(value) is type(usual) and not dataclasses.is_dataclass(value) and value == usual:
         return True
     if dataclasses.is_dataclass(usual) and not isinstance(usual, type):
-        return isinstance(value, _kind_of(type(usual)))
+        # The default of a data manager's dataparser is one of many; other defaults are what belongs there.
+        return isinstance(value, DataParserConfig if isinstance(usual, DataParserConfig) else type(usual))
     if hint is Any:
         return _like(value, usual)
     return fits(value, hint) or (isinstance(value, float) and value == usual)
@@ -105,14 +106,6 @@ def _is_a(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
 
 def _is_kind(value: type, wanted: Any) -> bool:
     return issubclass(value, wanted) if isinstance(wanted, type) else True
-
-
-def _kind_of(cls: type) -> type:
-    """The family of a configuration: a dataparser's may be any dataparser's, a model's any model's."""
-    for base in reversed(cls.__mro__):
-        if dataclasses.is_dataclass(base) and base.__name__ not in ("PrintableConfig", "InstantiateConfig"):
-            return base
-    return cls
 
 
 def _like(value: Any, usual: Any) -> bool:

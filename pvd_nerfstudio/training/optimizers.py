@@ -12,8 +12,10 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import Range, above, at_least
 from pvd_nerfstudio.input.saved import check_like
+from pvd_nerfstudio.input.text import plain
 
 
 @dataclass
@@ -70,6 +72,23 @@ class CosineScheduler(Scheduler):
             return warm * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)
 
         return LambdaLR(optimizer, lr_lambda=factor)
+
+
+def check_optimizers(optimizers: dict[str, Any], where: str) -> None:
+    """Refuse from a file what is not an optimiser and a schedule for each group.
+
+    Args:
+        optimizers: a trainer's, of which its annotation says no more than `Dict[str, Any]`.
+        where: the file, for the message.
+
+    Raises:
+        InputError: says which group.
+    """
+    for name in sorted({"fields", "projection", *optimizers}):
+        group = optimizers.get(name)
+        parts = (group.get("optimizer"), group.get("scheduler")) if isinstance(group, dict) else (None, None)
+        if not isinstance(parts[0], AdamWOptimizerConfig) or not isinstance(parts[1], CosineSchedulerConfig):
+            raise InputError(f"{where}: 'optimizers.{plain(name)}' is not what pvd-distill saves.")
 
 
 class GrowingOptimizers(Optimizers):

@@ -1,17 +1,22 @@
 """A model is built no larger than its weights, and its code only computes."""
 
+import shutil
 import time
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from conftest import Run
+from conftest import Run, distil_config
+from helpers import OLD_RUNS
 from nerfstudio.models.nerfacto import NerfactoModel
 
+from pvd_nerfstudio.commands.report.command import find_conversion, load_student
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
@@ -48,6 +53,40 @@ def test_sizes_beyond_the_weights_are_refused_before_they_are_taken(changes: dic
     assert time.process_time() - start < 5
     assert tracemalloc.get_traced_memory()[1] < 200e6
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("resolution", [16, 320])
+def test_a_student_with_a_fine_grid_is_a_teacher(resolution: int, tmp_path: Path) -> None:
+    """Its cells are eight in a byte: the file is smaller than what is built from it."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(OLD_RUNS / "mlp", run.folder)
+    assert "grid_resolution: 16" in run.config.read_text()
+    run.config.write_text(run.config.read_text().replace("grid_resolution: 16", f"grid_resolution: {resolution}"))
+    (place,) = run.checkpoints.glob("*.ckpt")
+    content = torch.load(place, weights_only=False)
+    cells = torch.from_numpy(np.packbits(np.ones(resolution**3, dtype=bool)))
+    content["pipeline"]["_model.grid._extra_state"] = {"contracted": False, "cells": cells}
+    torch.save(content, place)
+    grid = FrozenTeacher(find_run(run.folder), "cpu").grid
+    assert isinstance(grid, OccupancyGrid) and grid.resolution == resolution and grid.share == 1
+
+
+@pytest.mark.parametrize("size", ["hidden_dim: 64", "grid_resolution: 32"])
+def test_a_run_that_is_resumed_is_built_no_larger_than_it_was_saved(
+    size: str, student: Run, scene: Path, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    shutil.copytree(student.folder, run.folder)
+    text, name = run.config.read_text(), size.partition(":")[0]
+    assert f"  {size}\n" in text
+    larger = {"hidden_dim": 6000, "grid_resolution": 400}[name]
+    run.config.write_text(text.replace(f"  {size}\n", f"  {name}: {larger}\n"))
+    for command in (
+        lambda: distil_config(tmp_path / "out", "--load-dir", str(run.checkpoints)).setup().setup(),
+        lambda: load_student(find_conversion(run.config)[0]),
+    ):
+        with pytest.raises(InputError, match="describes a larger model than the weights"):
+            command()
 
 
 class Exits(NerfactoModel):

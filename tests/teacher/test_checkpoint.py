@@ -16,7 +16,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher import safe_yaml
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_shapes, load_state
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, stored_state
 from pvd_nerfstudio.teacher.safe_yaml import load_config
 from pvd_nerfstudio.trainer import PVDTrainerConfig
 
@@ -330,8 +330,8 @@ def test_weights_outside_the_run_are_not_found(run_folder: Path) -> None:
 
 def test_shapes_are_known_without_the_weights(run_folder: Path) -> None:
     run = find_run(run_folder)
-    shapes = {key: value.shape for key, value in load_state(run).items()}
-    assert load_shapes(run) == shapes and shapes["field.weight"] == (2, 3)
+    shapes = {key: value.shape for key, value in stored_state(run).items()}
+    assert shapes == {key: value.shape for key, value in load_state(run).items()} and shapes["field.weight"] == (2, 3)
 
 
 def test_state_is_the_models_alone(run_folder: Path) -> None:

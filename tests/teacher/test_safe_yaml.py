@@ -1,6 +1,7 @@
 """A config.yml from a stranger is read as ns-train wrote it, or refused with file, line and field."""
 
 import dataclasses
+import importlib
 import re
 import time
 from collections.abc import Callable
@@ -99,6 +100,23 @@ def test_values_of_another_kind_are_named(old: str, new: str, message: str, writ
     said = refused(written(NERFACTO.replace(old, new, 1)))
 
     assert re.search(message, said) and ("line " in said), said
+
+
+OTHERS = {
+    "pipeline": "nerfstudio.pipelines.base_pipeline.VanillaPipelineConfig",
+    "datamanager": "nerfstudio.data.datamanagers.base_datamanager.VanillaDataManagerConfig",
+    "model": "nerfstudio.models.nerfacto.NerfactoModelConfig",
+    "machine": "nerfstudio.configs.base_config.ViewerConfig",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_configuration_of_another_kind_is_no_part_of_a_run_of_ours(name: str, written: Callable[[str], Path]) -> None:
+    config = yaml.load(OURS, Loader=yaml.Loader)
+    module, _, other = OTHERS[name].rpartition(".")
+    owner = config if name in ("pipeline", "machine") else config.pipeline
+    setattr(owner, name, getattr(importlib.import_module(module), other)())
+    assert f"{type(owner).__name__}.{name}' is" in refused(written(yaml.dump(config)))
 
 
 def aliases(fan: int, levels: int, kind: str) -> str:

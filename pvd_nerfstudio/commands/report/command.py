@@ -20,10 +20,10 @@ from pvd_nerfstudio.commands.report.measure import Measured, measure
 from pvd_nerfstudio.commands.report.page import page
 from pvd_nerfstudio.data.reviewed import review
 from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.ranges import at_least, check_ranges
-from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.input.text import is_file, plain, say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
-from pvd_nerfstudio.teacher.building import building
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
 from pvd_nerfstudio.trainer import PVDTrainerConfig
 
@@ -104,7 +104,7 @@ class Report:
         """
         place = self.teacher or pipeline.config.teacher
         try:
-            if place is None or (self.teacher is None and not place.exists()):
+            if place is None or (self.teacher is None and not is_file(place)):
                 raise InputError(f"{place} is not there" if place else "the run names none")
             pipeline.load_teacher(place)
         except InputError as error:
@@ -160,8 +160,9 @@ def load_student(run: TeacherRun) -> StudentPipeline:
         InputError: it cannot be read.
     """
     state = load_state(run)
-    with building(run, state):
-        pipeline = run.config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
+    model: Any = run.config.pipeline.model
+    model.build_within(most_numbers(state))
+    pipeline = run.config.pipeline.setup(device="cuda" if torch.cuda.is_available() else "cpu", test_mode="test")
     assert isinstance(pipeline, StudentPipeline)
     try:
         pipeline.load_pipeline({f"_model.{name}": value for name, value in state.items()}, run.step)
