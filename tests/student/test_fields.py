@@ -1,5 +1,7 @@
 """The student fields: nerfstudio's own values, and what each of them must be able to learn from a teacher."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from nerfstudio.field_components.encodings import HashEncoding, TensorCPEncoding, TensorVMEncoding, TriplaneEncoding
@@ -371,6 +373,16 @@ def test_pruning_never_leaves_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 def test_sizes_that_do_not_go_together_are_refused(config: FieldConfig, said: str) -> None:
     with pytest.raises(InputError, match=said):
         config.check("--pipeline.model.x")
+
+
+def test_whole_numbers_of_another_packages_student_are_positive() -> None:
+    @dataclass
+    class WavesConfig(MLPFieldConfig):
+        waves: int = 3
+
+    WavesConfig().check("--pipeline.model.waves")
+    with pytest.raises(InputError, match="--pipeline.model.waves.waves is 0; it must be 1 or more."):
+        WavesConfig(waves=0).check("--pipeline.model.waves")
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 8])

@@ -16,7 +16,7 @@ from nerfstudio.fields.base_field import Field, get_normalized_directions
 from torch import Generator, Tensor, nn
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.ranges import COUNT, Ranges, between
+from pvd_nerfstudio.input.ranges import COUNT, Ranges, between, ranges_of
 from pvd_nerfstudio.rendering.space import stretch, to_unit, to_world
 
 MAX_LOG_DENSITY = 7.0
@@ -67,7 +67,7 @@ class FieldConfig(InstantiateConfig):
         """Replace what depends on the machine that trains by its value, so that config.yml says it."""
 
     def check(self, option: str) -> None:
-        """Refuse numbers that do not go together.
+        """Refuse numbers that do not go together, and whole ones without a range that are not positive.
 
         Args:
             option: what its options begin with, such as `--pipeline.model.mlp`.
@@ -75,6 +75,10 @@ class FieldConfig(InstantiateConfig):
         Raises:
             InputError: says which.
         """
+        known = ranges_of(type(self))
+        for name, value in vars(self).items():
+            if type(value) is int and name not in known and not COUNT.holds(value):
+                raise InputError(f"{option}.{name.replace('_', '-')} is {value}; it must be {COUNT.words}.")
 
     def encoder(self) -> Encoding:
         """The representation alone, position in the unit cube to a vector: a part of a composition.

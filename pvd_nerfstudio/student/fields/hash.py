@@ -51,7 +51,8 @@ class HashFieldConfig(FeatureFieldConfig):
             self.implementation = "tcnn" if TCNN_EXISTS and device_type == "cuda" else "torch"
 
     def check(self, option: str) -> None:
-        """The order of the resolutions."""
+        """Also the order of the resolutions."""
+        super().check(option)
         if self.base_res > self.max_res:
             raise InputError(
                 f"{option}.base-res is {self.base_res} and {option}.max-res {self.max_res}: the coarsest level would "

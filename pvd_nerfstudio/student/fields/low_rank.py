@@ -65,7 +65,8 @@ class LowRankFieldConfig(FeatureFieldConfig):
         return self.factors(self.density_components + self.color_components)
 
     def check(self, option: str) -> None:
-        """The order of the resolutions, which the growth needs."""
+        """Also the order of the resolutions, which the growth needs."""
+        super().check(option)
         if self.start_resolution > self.resolution:
             raise InputError(
                 f"The factors would start with a resolution of {self.start_resolution} and end with "

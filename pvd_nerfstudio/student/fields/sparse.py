@@ -97,7 +97,8 @@ class SparseFieldConfig(FieldConfig):
         return VoxelEncoding(self)
 
     def check(self, option: str) -> None:
-        """The resolution can be halved as often as it is subdivided."""
+        """Also that the resolution can be halved as often as it is subdivided."""
+        super().check(option)
         coarsest = 1 << len(self.subdivide_at)
         if self.resolution < coarsest or self.resolution % coarsest:
             raise InputError(
