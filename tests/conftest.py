@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,17 +118,16 @@ def student(teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="session")
-def families(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Path]]:
+def families(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     """A tiny run of every family of teachers, made when it is first queried for."""
-    from teachers import FAMILIES, tcnn_stand_in  # noqa: PLC0415
+    from teachers import FAMILIES  # noqa: PLC0415
 
     class Families(dict[str, Path]):
         def __missing__(self, name: str) -> Path:
             self[name] = FAMILIES[name](scene, tmp_path_factory.mktemp(name))
             return self[name]
 
-    with tcnn_stand_in():
-        yield Families()
+    return Families()
 
 
 @pytest.fixture()

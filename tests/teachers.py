@@ -4,9 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from conftest import quiet
@@ -15,24 +13,11 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConf
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
+from pvd_nerfstudio import tiny_cuda_nn
 from pvd_nerfstudio.teacher.building import no_lpips
 
 STEPS = 3
 """Real training steps of a teacher."""
-
-
-class NoHashTable(torch.nn.Module):
-    """Stands in for tiny-cuda-nn's encoding, which SDFField builds even where it does not use it (its default)."""
-
-    n_output_dims = 2
-
-    def __init__(self, **_: Any) -> None:
-        super().__init__()
-
-
-def tcnn_stand_in() -> Any:
-    """NeuS can be built without tiny-cuda-nn while this is entered."""
-    return mock.patch("nerfstudio.fields.sdf_field.tcnn", SimpleNamespace(Encoding=NoHashTable))
 
 
 def config_of(method: str, scene: Path, **model: Any) -> TrainerConfig:
@@ -78,6 +63,34 @@ def nerfacto(scene: Path, folder: Path, method: str = "nerfacto") -> Path:
     contraction = {"disable_scene_contraction": True, "near_plane": 2.0, "far_plane": 6.0}
     config = config_of(method, scene, **sizes, **samples, **contraction, proposal_net_args_list=args)
     return make(config, folder, bright)
+
+
+def nerfacto_tcnn(scene: Path, folder: Path) -> Path:
+    """As tiny-cuda-nn saves it, with what the colours of an image are like."""
+    sizes = {"log2_hashmap_size": 8, "max_res": 32, "num_levels": 4, "average_init_density": 3.0}
+    samples = {"num_nerf_samples_per_ray": 8, "num_proposal_samples_per_ray": (16,), "num_proposal_iterations": 1}
+    args = [{"hidden_dim": 16, "log2_hashmap_size": 8, "num_levels": 3, "max_res": 16, "use_linear": False}]
+    contraction = {"disable_scene_contraction": True, "near_plane": 2.0, "far_plane": 6.0}
+    config = config_of("nerfacto", scene, **sizes, **samples, **contraction, proposal_net_args_list=args)
+
+    def dress(model: Any) -> None:
+        model.field.mlp_base.model.params.mul_(10.0)
+        model.field.mlp_head.tcnn_encoding.params.mul_(2.0)
+
+    with tiny_cuda_nn.standing_in():
+        return make(config, folder, dress)
+
+
+def instant_ngp_tcnn(scene: Path, folder: Path) -> Path:
+    """As tiny-cuda-nn saves it; its configuration has no word for that."""
+
+    def dress(model: Any) -> None:
+        model.field.mlp_base.model.params.mul_(10.0)
+        model.occupancy_grid.binaries.fill_(True)
+
+    sizes = {"log2_hashmap_size": 8, "max_res": 32, "grid_resolution": 16}
+    with tiny_cuda_nn.standing_in():
+        return make(config_of("instant-ngp", scene, **sizes), folder, dress, steps=0)
 
 
 def depth_nerfacto(scene: Path, folder: Path) -> Path:
@@ -138,14 +151,16 @@ def tensorf_triplane(scene: Path, folder: Path) -> Path:
 
 
 def neus(scene: Path, folder: Path) -> Path:
-    """A sphere of radius 0.8, as its field starts. Enter `tcnn_stand_in` first."""
+    """A sphere of radius 0.8, as its field starts; by default it has a table of tiny-cuda-nn that it does not use."""
     config = config_of(
         "neus", scene, num_samples=8, num_samples_importance=8, num_up_sample_steps=1, background_model="none"
     )
     field = config.pipeline.model.sdf_field
     field.inside_outside, field.num_layers, field.hidden_dim, field.hidden_dim_color = False, 2, 64, 32
     field.geo_feat_dim, field.bias, field.beta_init = 15, 0.8, 0.45
-    return make(config, folder)
+    field.num_levels, field.features_per_level, field.log2_hashmap_size = 2, 1, 8
+    with tiny_cuda_nn.standing_in():
+        return make(config, folder)
 
 
 def bright(model: Any) -> None:
@@ -157,9 +172,11 @@ def bright(model: Any) -> None:
 
 FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
     "nerfacto": nerfacto,
+    "nerfacto-tcnn": nerfacto_tcnn,
     "depth-nerfacto": depth_nerfacto,
     "instant-ngp": instant_ngp,
     "instant-ngp-bounded": instant_ngp_bounded,
+    "instant-ngp-tcnn": instant_ngp_tcnn,
     "vanilla-nerf": vanilla,
     "mipnerf": mipnerf,
     "tensorf": tensorf,

@@ -363,14 +363,6 @@ class StudentModel(Model):
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load all or nothing: nerfstudio's second, lenient try would leave what does not fit at random."""
-        if any("tcnn_encoding" in key for key in state_dict) != any(
-            "tcnn_encoding" in key for key in self.state_dict()
-        ):
-            raise InputError(
-                "This run and this machine disagree about tiny-cuda-nn, whose tables torch cannot read. Open it where "
-                "tiny-cuda-nn is installed as it was in training, or train with "
-                "--pipeline.model.hash.implementation torch."
-            )
         return super().load_state_dict(state_dict, strict=True, assign=assign)
 
 

@@ -19,6 +19,7 @@ from nerfstudio.fields.nerfacto_field import NerfactoField
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 
+from pvd_nerfstudio import tiny_cuda_nn
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
@@ -128,14 +129,21 @@ class NerfactoAdapter(FieldAdapter):
         """The head without its appearance inputs: in evaluation they are constants, which the first bias takes in."""
         field: Any = self.field
         if field.mlp_head.tcnn_encoding is not None:
-            return None
+            return tiny_cuda_nn.color_head(field.mlp_head.tcnn_encoding, field.geo_feat_dim, self._appearance())
         weights = {name: value.clone() for name, value in field.mlp_head.state_dict().items()}
         if field.embedding_appearance is not None:
             plain = weights["layers.0.weight"].shape[1] - field.appearance_embedding_dim
             weights["layers.0.weight"], appearance = weights["layers.0.weight"].tensor_split([plain], dim=1)
-            if field.use_average_appearance_embedding:
-                weights["layers.0.bias"] += appearance @ field.embedding_appearance.mean(dim=0)
+            weights["layers.0.bias"] += appearance @ self._appearance()
         return weights
+
+    def _appearance(self) -> Tensor | None:
+        """What the head reads in evaluation in place of an image's appearance."""
+        field: Any = self.field
+        if field.embedding_appearance is None:
+            return None
+        mean = field.embedding_appearance.mean(dim=0)
+        return mean if field.use_average_appearance_embedding else torch.zeros_like(mean)
 
 
 class InstantNGPAdapter(NerfactoAdapter):

@@ -11,8 +11,8 @@ import torch
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.field_components import encodings, mlp
 from nerfstudio.models.base_model import Model
-from nerfstudio.utils.external import TCNN_EXISTS
 
+from pvd_nerfstudio import tiny_cuda_nn
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import Bounded, most_numbers
 from pvd_nerfstudio.input.containment import contained
@@ -85,26 +85,18 @@ def check_sizes(config: Any, run: TeacherRun, name: str = "model") -> None:
 
 
 @contextmanager
-def implementation_of(config: Any, state: dict[str, Any], run: TeacherRun) -> Iterator[None]:
+def implementation_of(config: Any, state: dict[str, Any], device: torch.device | str) -> Iterator[None]:
     """Build the model with what its weights were made by: nerfstudio falls back to torch without saving so.
 
-    Raises:
-        InputError: that is tiny-cuda-nn, which is not installed.
+    tiny-cuda-nn is stood in for where it does not run.
     """
-    by_tcnn, has_option = any(key.endswith(".params") for key in state), hasattr(config, "implementation")
-    if by_tcnn and not TCNN_EXISTS:
-        again = "with --pipeline.model.implementation torch" if has_option else "where tiny-cuda-nn is not installed"
-        raise InputError(
-            f"{run.checkpoint_path} was trained with tiny-cuda-nn, which is not installed here, and torch cannot read "
-            f"its tables. Install tiny-cuda-nn (it needs a CUDA GPU), or train the teacher again {again}."
-        )
-    if by_tcnn:
-        yield
-        return
-    if has_option:
-        config.implementation = "torch"
+    by_tcnn = any(key.endswith(".params") for key in state)
+    if hasattr(config, "implementation"):
+        config.implementation = "tcnn" if by_tcnn else "torch"
     with ExitStack() as stack:
-        for module in (encodings, mlp):
+        if by_tcnn and not tiny_cuda_nn.runs_on(device):
+            stack.enter_context(tiny_cuda_nn.standing_in())
+        for module in () if by_tcnn else (encodings, mlp):
             stack.enter_context(mock.patch.object(module, "TCNN_EXISTS", False))
             stack.enter_context(mock.patch.object(module, "print_tcnn_speed_warning", lambda name: None))
         yield

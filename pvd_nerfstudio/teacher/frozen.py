@@ -53,7 +53,7 @@ class FrozenTeacher:
         family = adapter_of(config)
         self.space: Space = space_of(config)
         box = _scene_box(run, state, data)
-        with building(run, state), implementation_of(config, state, run), no_lpips():
+        with building(run, state), implementation_of(config, state, device), no_lpips():
             self.model: Model = build(config, family.num_train_data(state), box, device, run)
             _load_strictly(self.model, state, run, family)
         self.model.to(device).eval().requires_grad_(False)

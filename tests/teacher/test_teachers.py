@@ -16,6 +16,7 @@ from pvd_nerfstudio.data.views import concatenate
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.student.fields.mlp import MLPFieldConfig
 from pvd_nerfstudio.teacher.adapters import GenericAdapter, point_samples
 from pvd_nerfstudio.teacher.capabilities import capabilities_table
 from pvd_nerfstudio.teacher.checkpoint import find_run
@@ -165,13 +166,25 @@ def test_weights_of_a_missing_layer_are_refused(name: str, families: Mapping[str
         FrozenTeacher(find_run(run), "cpu")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_tiny_cuda_nn_is_named(name: str, families: Mapping[str, Path], tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("pvd_nerfstudio.teacher.building.TCNN_EXISTS", False)
-    run = copy_of(families[name], tmp_path / "run")
-    change_state(run, lambda state: state.update({"_model.field.encoding.params": torch.zeros(5)}))
-    with pytest.raises(InputError, match="tiny-cuda-nn"):
+def test_parameters_of_tiny_cuda_nn_that_do_not_fit_are_explained(families: Mapping[str, Path], tmp_path: Path) -> None:
+    run = copy_of(families["nerfacto-tcnn"], tmp_path / "run")
+    key = "_model.field.mlp_base.model.params"
+    change_state(run, lambda state: state.update({key: state[key][:-7]}))
+    with pytest.raises(InputError, match="field.mlp_base.model.params holds.*of the network 16 x 64 x 16.*hash grid"):
         FrozenTeacher(find_run(run), "cpu")
+
+
+@pytest.mark.parametrize("name", ["nerfacto-tcnn", "instant-ngp-tcnn"])
+def test_a_colour_head_of_tiny_cuda_nn_is_that_of_the_student(name: str, families: Mapping[str, Path]) -> None:
+    """Its harmonics, its padding and the appearance that evaluation shows are in the weights that are handed over."""
+    teacher = FrozenTeacher(find_run(families[name]), "cpu")
+    student: Any = MLPFieldConfig(num_layers=2, hidden_dim=16).setup(aabb=teacher.aabb, contracted=False)
+    head = teacher.color_head()
+    assert head is not None
+    student.color_head.load_state_dict(head)
+    directions = torch.nn.functional.normalize(torch.randn(64, 3), dim=-1)
+    answer = teacher.query(point_samples(torch.rand(64, 3) - 0.5, directions))
+    torch.testing.assert_close(student.deep(answer.feature, directions), answer.rgb, atol=1e-5, rtol=1e-5)
 
 
 def test_weights_of_torch_load_where_tiny_cuda_nn_is_installed(families: Mapping[str, Path], monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """Instant-NGP's representation: a multiresolution hash table and a small network."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Literal
@@ -11,6 +12,7 @@ from nerfstudio.field_components.mlp import MLP
 from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
+from pvd_nerfstudio import tiny_cuda_nn
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, between
 from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
@@ -43,12 +45,13 @@ class HashFieldConfig(FeatureFieldConfig):
     hidden_dim: int = 64
     """Width of the network behind the table."""
     implementation: Literal["auto", "tcnn", "torch"] = "auto"
-    """Who computes the table: tiny-cuda-nn needs a GPU, also to open the finished run. auto: where it is installed."""
+    """Whose layout the table has. tcnn: tiny-cuda-nn's, which computes it where it is installed; elsewhere, also where
+    the finished run is opened, torch does. auto: tcnn where it is installed."""
 
     def settle(self, device_type: str) -> None:
         """`auto` becomes what this machine has."""
         if self.implementation == "auto":
-            self.implementation = "tcnn" if TCNN_EXISTS and device_type == "cuda" else "torch"
+            self.implementation = "tcnn" if tiny_cuda_nn.runs_on(device_type) else "torch"
 
     def check(self, option: str) -> None:
         """Also the order of the resolutions."""
@@ -66,14 +69,16 @@ class HashFieldConfig(FeatureFieldConfig):
     def encoder(self) -> Encoding:
         """The table. `auto` must have been settled."""
         assert self.implementation != "auto"
-        return OneGatherHashEncoding(
-            num_levels=self.num_levels,
-            min_res=self.base_res,
-            max_res=self.max_res,
-            log2_hashmap_size=self.log2_hashmap_size,
-            features_per_level=self.features_per_level,
-            implementation=self.implementation,
-        )
+        # A field is built before it is known where it will be: where there is a GPU, it is there.
+        with nullcontext() if TCNN_EXISTS else tiny_cuda_nn.standing_in():
+            return OneGatherHashEncoding(
+                num_levels=self.num_levels,
+                min_res=self.base_res,
+                max_res=self.max_res,
+                log2_hashmap_size=self.log2_hashmap_size,
+                features_per_level=self.features_per_level,
+                implementation=self.implementation,
+            )
 
 
 class OneGatherHashEncoding(HashEncoding):
