@@ -22,6 +22,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.reviewed import reading, review
+from pvd_nerfstudio.data.taken_over import with_options_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, check_ranges
@@ -33,7 +34,7 @@ from pvd_nerfstudio.student.memory import check_fits
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
 from pvd_nerfstudio.teacher.adapters import space_of
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, latest_checkpoint, load_checkpoint, stored_state
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, checkpoint_of_step, find_run, load_checkpoint, stored_state
 from pvd_nerfstudio.teacher.frozen import saved_scene_box
 from pvd_nerfstudio.training.folder import RunFolder
 from pvd_nerfstudio.training.interruption import Interruption
@@ -129,6 +130,13 @@ class PVDTrainerConfig(TrainerConfig):
         if taught.data is not None:  # `ns-train METHOD --data PATH` leaves the dataparser's own path at its default
             taught.dataparser.data = Path(taught.data)
         self._choose_data(taught.dataparser, space)
+        if pipeline.datamanager.camera_res_scale_factor == 1:
+            pipeline.datamanager.camera_res_scale_factor = taught.camera_res_scale_factor
+        if taught.pixel_sampler.fisheye_crop_radius is not None:
+            say(
+                f"The teacher saw no more of its fisheye images than fisheye_crop_radius "
+                f"{taught.pixel_sampler.fisheye_crop_radius:g} shows; what lies outside is its guess."
+            )
         box = saved_scene_box(run)
         if box is not None:
             pipeline.datamanager.orbit.box = tuple(box.aabb.flatten().tolist())
@@ -154,6 +162,8 @@ class PVDTrainerConfig(TrainerConfig):
         if not own:
             review(dataparser)
             data.dataparser = dataparser
+        else:
+            data.dataparser = with_options_of(dataparser, data.dataparser)
         place = self.data or data.data
         if place is not None:
             data.dataparser.data = place
@@ -176,6 +186,7 @@ class PVDTrainerConfig(TrainerConfig):
         if not isinstance(run.config, PVDTrainerConfig):
             raise InputError(f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill.")
         previous = run.config
+        self.load_dir, self.load_checkpoint = None, checkpoint_of_step(run.checkpoint_path, self.load_step)
         check_ranges(previous, where=str(run.config_path))
         if self.teacher_checkpoint is not None:
             previous.pipeline.teacher = find_run(self.teacher_checkpoint).checkpoint_path
@@ -258,6 +269,7 @@ class PVDTrainer(Trainer):
         self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
         self._interruption = Interruption()
         self._has_begun, self._last_done = False, -1
+        self._loaded: Path | None = None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build all but what needs the teacher. A new run claims its folder first."""
@@ -296,13 +308,11 @@ class PVDTrainer(Trainer):
             InputError: there is no such checkpoint, or it is not of this student.
         """
         config, path = self.config, self.config.load_checkpoint
-        if config.load_dir is not None:
-            folder = config.load_dir / "nerfstudio_models"
-            folder = folder if folder.is_dir() else config.load_dir
-            step = config.load_step
-            path = latest_checkpoint(folder) if step is None else folder / f"step-{step:09d}.ckpt"
+        if config.load_dir is not None:  # of a run that has been opened, and not of one that is gone on with
+            path = checkpoint_of_step(config.load_dir, config.load_step)
         if path is None:
             return
+        self._loaded = path
         saved = load_checkpoint(path)
         try:
             self.pipeline.load_pipeline(saved["pipeline"], saved["step"])
@@ -374,8 +384,8 @@ class PVDTrainer(Trainer):
 
     def _claim(self) -> None:
         if self.local_rank == 0:
-            resumed = self.config.load_dir or (self.config.load_checkpoint and self.config.load_checkpoint.parent)
-            self.folder.claim(resumed is not None and resumed.resolve() == self.checkpoint_dir.resolve())
+            goes_on = self._loaded is not None and self._loaded.parent.resolve() == self.checkpoint_dir.resolve()
+            self.folder.claim(goes_on)
 
     @contextmanager
     def _leaving_nothing(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ from conftest import distil_config
 from nerfstudio.utils.eval_utils import eval_setup
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.trainer import PVDTrainer, PVDTrainerConfig
 
 OLD_RUNS = Path(__file__).parent / "runs"
@@ -51,6 +52,14 @@ def stop_after(trainer: PVDTrainer, last: int) -> None:
 
     trainer.pipeline.get_train_loss_dict = interrupted
     trainer.train()
+
+
+def change_state(run: Path, change: Any) -> None:
+    """Change the weights of a run on disk."""
+    path = find_run(run).checkpoint_path
+    saved = torch.load(path, weights_only=False)
+    change(saved["pipeline"])
+    torch.save(saved, path)
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:

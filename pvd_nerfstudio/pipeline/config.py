@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tyro
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManagerConfig
@@ -36,6 +37,8 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Which views, rays and points are looked at most."""
     teacher: Path | None = None
     """The teacher's run; set it with --teacher-checkpoint."""
+    teacher_digest: tyro.conf.Suppress[str] = ""
+    """Tells the teacher's weights from all others'; set at the hand-over."""
     occupancy_threshold: float | None = None
     """Opacity of one sample from which on a cell of the occupancy grid is kept; left out: 0.02, and 0.01 in contracted
     space, where rays pass through more of what is thin."""

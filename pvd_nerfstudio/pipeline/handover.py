@@ -35,7 +35,9 @@ def load_teacher(config: DistillationPipelineConfig, device: Any) -> FrozenTeach
     if config.teacher is None:
         return None
     data = config.datamanager
-    return FrozenTeacher(find_run(config.teacher), device, Path(data.data or data.dataparser.data))
+    teacher = FrozenTeacher(find_run(config.teacher), device, Path(data.data or data.dataparser.data))
+    config.teacher_digest = teacher.digest
+    return teacher
 
 
 def meet(

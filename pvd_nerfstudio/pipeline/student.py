@@ -19,10 +19,8 @@ from pvd_nerfstudio.teacher.check import check_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
-SAME_SCENE = 15.0
-"""dB between teacher and student under which they do not show the same scene."""
 SOME = 8
-"""Views by which that is judged."""
+"""Views of which the viewer shows the error at once."""
 
 
 class StudentPipeline(VanillaPipeline):
@@ -72,21 +70,20 @@ class StudentPipeline(VanillaPipeline):
             place: its run.
 
         Raises:
-            InputError: it cannot be loaded, cannot render here, or shows another scene.
+            InputError: it cannot be loaded, cannot render here, or is not the one that the student was made from.
         """
         data = self.datamanager
         dataset = data.config.data or data.config.dataparser.data
         teacher = FrozenTeacher(find_run(place), self.device, dataset)
+        if self.config.teacher_digest not in ("", teacher.digest):
+            raise InputError(
+                f"The weights of {teacher.run.checkpoint_path} are not those that this student was converted from: "
+                f"it is another teacher, or was trained on since. The student's own was {self.config.teacher}."
+            )
         if not data.stands_in:
             check_frame(teacher, data.train_dataparser_outputs)
         cameras = data.train_dataset.cameras
         errors = Comparison(teacher, self.student).errors(cameras[torch.linspace(0, len(cameras) - 1, SOME).long()])
-        psnr = -10 * float(errors.mean().clamp_min(1e-10).log10())
-        if psnr < SAME_SCENE:
-            raise InputError(
-                f"{teacher.run.config_path.parent} shows another scene than this student, or was another student's "
-                f"teacher: {psnr:.1f} dB between their renderings. The student's own teacher was {self.config.teacher}."
-            )
         self.compare_with(teacher)
         self.panel.show({"Stage": self._trained}, errors)
 

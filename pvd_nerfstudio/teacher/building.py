@@ -1,7 +1,8 @@
 """Builds a teacher's model from what its config.yml says, no larger than the weights that it is for."""
 
 import dataclasses
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import Enum
 from typing import Any
@@ -46,21 +47,43 @@ def building(run: TeacherRun, state: dict[str, Any]) -> Iterator[None]:
         yield
 
 
-def build(config: Any, num_train_data: int, box: SceneBox, device: torch.device | str, run: TeacherRun) -> Model:
+def build(
+    config: Any,
+    num_train_data: int,
+    box: SceneBox,
+    metadata: Mapping[str, Any],
+    device: torch.device | str,
+    run: TeacherRun,
+) -> Model:
     """The model of a configuration, its weights not loaded yet.
+
+    Args:
+        config: of the model.
+        num_train_data: how many images it was trained on.
+        box: the scene's.
+        metadata: what the dataparser says beside the views.
+        device: where it is wanted.
+        run: for messages.
 
     Raises:
         InputError: it cannot be built.
     """
     try:
-        return config.setup(scene_box=box, num_train_data=num_train_data, metadata={}, device=device, grad_scaler=None)
+        return config.setup(
+            scene_box=box, num_train_data=num_train_data, metadata=metadata, device=device, grad_scaler=None
+        )
     except InputError:
         raise
     except Exception as error:  # a model of a plugin may fail in any way
         raise InputError(
             f"The model of {method_of(run)} could not be built from {run.config_path} "
-            f"({type(error).__name__}: {plain(error)})."
+            f"({type(error).__name__}: {plain(error) or _line_of(error)})."
         ) from error
+
+
+def _line_of(error: Exception) -> str:
+    """What an error without a message stands for: its line of code."""
+    return plain(traceback.extract_tb(error.__traceback__)[-1].line or "no message")
 
 
 def check_sizes(config: Any, run: TeacherRun, name: str = "model") -> None:

@@ -31,6 +31,8 @@ LARGEST_FRAME = 1 << 16
 """Bytes of it that are read; it has thirteen numbers."""
 ALIKE = 35.0
 """dB between both renderings that count as the same where no ground truth can tell."""
+SHOWN = {"white": "white", "black": "black", "random": "black"}
+"""What nerfstudio's words for a background show in evaluation."""
 PIXELS = 2048
 """Pixels of each view that are compared."""
 
@@ -123,6 +125,13 @@ def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any
         against = " and ".join(f"{_psnr(image, truth):.2f} dB" for image in (native, own) if image is not None)
         said.append(f"{against} against the data set's images")
     say(f"Teacher on {len(views)} views: {'; '.join(said)}.")
+    ours, theirs = SHOWN.get(renderer.background_color), SHOWN.get(teacher.space.background)
+    if ours is not None and theirs is not None and ours != theirs:
+        _warn(
+            f"Where nothing is hit the student shows {ours} and the teacher {theirs}, so these numbers compare two "
+            "backgrounds. Leave --pipeline.model.background-color out unless you want another than the teacher's."
+        )
+        return
     if truth is None:
         if native is not None and own is not None and _psnr(own, native) < ALIKE:
             _warn(f"The shared samples do not show what the teacher shows. {_advice(teacher, shared)}")

@@ -1,5 +1,6 @@
 """Finds a trained nerfstudio run on disk and reads its weights without running what the file asks for."""
 
+import hashlib
 import os
 import re
 from collections import OrderedDict
@@ -72,6 +73,25 @@ def find_run(path: Path) -> TeacherRun:
     return TeacherRun(config_path, checkpoint_path, _step(checkpoint_path), config)
 
 
+def checkpoint_of_step(place: Path, step: int | None) -> Path:
+    """The checkpoint of a step, where one of its run is; None: this one or, in a folder, the latest.
+
+    Raises:
+        InputError: there is none.
+    """
+    if place.is_dir():
+        inner = place / "nerfstudio_models"
+        place = latest_checkpoint(inner if inner.is_dir() else place)
+    if step is None:
+        return place
+    folder = place.parent
+    for path in checkpoints_in(folder):
+        if _step(path) == step:
+            return path
+    there = ", ".join(str(_step(path)) for path in checkpoints_in(folder))
+    raise InputError(f"{folder} has no checkpoint of step {step} (--load-step); it has {there}.")
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads all of a checkpoint that our trainer wrote, on the CPU.
 
@@ -103,6 +123,15 @@ def load_state(run: TeacherRun) -> dict[str, Tensor]:
     path, state = run.checkpoint_path, loaded(stored_state(run))
     _check_finite(state, path)
     return state
+
+
+def digest(state: dict[str, Any]) -> str:
+    """What tells the weights of one model from all others'."""
+    total = hashlib.sha256()
+    for name in sorted(name for name, value in state.items() if isinstance(value, Tensor)):
+        total.update(name.encode("utf8"))
+        total.update(state[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def load_weight(run: TeacherRun, name: str) -> Tensor | None:
@@ -155,10 +184,18 @@ def _checkpoint_folder(config_path: Path, config: TrainerConfig) -> Path:
     for folder in folders:
         if folder.is_dir():
             return _no_link(folder)
+    if checkpoints_in(config_path.parent):  # as people upload them
+        return config_path.parent
     raise InputError(
-        f"{config_path} has no checkpoints: the folder {folders[0]} does not exist. Copy it there, or give a run that "
-        "was trained until its first save (--steps-per-save)."
+        f"{config_path} has no checkpoints: neither the folder {folders[0]} nor a step-*.ckpt file beside it exists. "
+        "Copy them there, or give a run that was trained until its first save (--steps-per-save)."
     )
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, in the order of their steps."""
+    named = (path for path in folder.glob("step-*.ckpt") if _CHECKPOINT_NAME.fullmatch(path.name))
+    return sorted(named, key=_step)
 
 
 def latest_checkpoint(folder: Path) -> Path:
@@ -167,7 +204,7 @@ def latest_checkpoint(folder: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    found = sorted((path for path in folder.glob("step-*.ckpt") if _CHECKPOINT_NAME.fullmatch(path.name)), key=_step)
+    found = checkpoints_in(folder)
     if not found:
         raise InputError(
             f"{folder} holds no step-*.ckpt file. Give a run that was trained until its first save (--steps-per-save)."

@@ -1,9 +1,11 @@
 """A trained run that only answers: frozen, in evaluation mode, outside every module tree."""
 
 import copy
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
@@ -23,9 +26,14 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
-from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapter_of, point_samples, space_of
+from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapter_of, space_of
 from pvd_nerfstudio.teacher.building import build, building, implementation_of, method_of, no_lpips
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, load_state, load_weight
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, digest, load_state, load_weight
+from pvd_nerfstudio.teacher.old_layouts import current_layout
+
+
+LARGEST_DENSITY = 1e10
+"""What is denser is as opaque in any sample."""
 
 
 class FrozenTeacher:
@@ -49,12 +57,14 @@ class FrozenTeacher:
         self.device = torch.device(device)
         self.seconds = 0.0
         state = load_state(run)
+        self.digest = digest(state)
         config = copy.deepcopy(run.config.pipeline.model)
         family = adapter_of(config)
         self.space: Space = space_of(config)
         box = _scene_box(run, state, data)
         with building(run, state), implementation_of(config, state, device), no_lpips():
-            self.model: Model = build(config, family.num_train_data(state), box, device, run)
+            metadata = _Metadata(run, data)
+            self.model: Model = build(config, family.num_train_data(state), box, metadata, device, run)
             _load_strictly(self.model, state, run, family)
         self.model.to(device).eval().requires_grad_(False)
         self._adapter = family(self.model) if family.knows(self.model) else GenericAdapter(self.model)
@@ -81,7 +91,7 @@ class FrozenTeacher:
         if not self.has_density:
             return None
         middle = self.aabb.mean(dim=0, keepdim=True)
-        feature = self.query(point_samples(middle, torch.ones_like(middle))).feature
+        feature = self.query(self._adapter.around(middle, torch.ones_like(middle), 1e-2)).feature
         return None if feature is None else feature.shape[1]
 
     @property
@@ -96,7 +106,9 @@ class FrozenTeacher:
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
         """Density at world positions; `extent` is how far around them a family that knows no points looks."""
         with self._asked():
-            return self._adapter.density(positions, extent)
+            density = self._adapter.density(positions, extent)
+            self._check_finite(density, lambda: positions)
+            return density.clamp_max(LARGEST_DENSITY)
 
     @property
     def grid(self) -> OccupancyGrid | NestedGrid | None:
@@ -107,7 +119,7 @@ class FrozenTeacher:
         """Log-density, colour and feature of samples, `[samples]` in shape, of which there is at least one."""
         with self._asked():
             starts = range(0, len(samples.frustums.origins), chunk)
-            parts = [self._adapter.query(samples[start : start + chunk]) for start in starts]
+            parts = [self._ask(samples[start : start + chunk]) for start in starts]
             features = [part.feature for part in parts if part.feature is not None]
             return Answer(
                 log_density=torch.cat([part.log_density for part in parts]),
@@ -125,7 +137,7 @@ class FrozenTeacher:
         """Log-density and colour at world positions, as many as one likes: features are not kept."""
         with self._asked():
             parts = [
-                self._adapter.query(self._adapter.around(*pair, extent))
+                self._ask(self._adapter.around(*pair, extent))
                 for pair in zip(positions.split(chunk), directions.split(chunk))
             ]
             return torch.cat([part.log_density for part in parts]), torch.cat([part.rgb for part in parts])
@@ -155,6 +167,27 @@ class FrozenTeacher:
                     f"{method_of(self.run)} cannot render on this {self.device.type.upper()}: "
                     f"{type(error).__name__}: {error}. Does it need a CUDA GPU, or a package that is not installed?"
                 ) from error
+
+    def _ask(self, samples: RaySamples) -> Answer:
+        answer = self._adapter.query(samples)
+        self._check_finite(answer.log_density, samples.frustums.get_positions)
+        return replace(answer, log_density=answer.log_density.clamp_max(math.log(LARGEST_DENSITY)))
+
+    def _check_finite(self, density: Tensor, positions: Callable[[], Tensor]) -> None:
+        """Refuse a density, or its logarithm, that is no number.
+
+        Raises:
+            InputError: says where.
+        """
+        broken = ~density.isfinite()
+        if broken.any():
+            where = positions()[broken.any(dim=-1)][0]
+            value = float(density[broken][0])
+            raise InputError(
+                f"The density of {method_of(self.run)} in {self.run.checkpoint_path} is {value:g} at "
+                f"{[round(coordinate, 3) for coordinate in where.tolist()]}: its training has diverged. Use an earlier "
+                "checkpoint, or train it again."
+            )
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
@@ -202,6 +235,17 @@ def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> 
     """
     if "field.aabb" in state:
         return _box_of(state["field.aabb"], run)
+    outputs, problem = _data_set(run, data)
+    if outputs is None:
+        raise InputError(
+            f"A checkpoint of {method_of(run)} does not hold its scene box, so its data set is needed; {problem}. "
+            "Name its place with --data."
+        )
+    return _box_of(outputs.scene_box.aabb, run)
+
+
+def _data_set(run: TeacherRun, data: Path | None) -> tuple[DataparserOutputs | None, str]:
+    """The teacher's data set, at its place or where it is now; or else what is wrong."""
     manager: Any = run.config.pipeline.datamanager
     problem = "its config.yml names no data set"
     for place in (manager.data or manager.dataparser.data, data):
@@ -213,12 +257,36 @@ def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> 
         with reading(dataparser, named_by_user=False):
             parser, why = readable(dataparser, size=1)
             if parser is not None:
-                return _box_of(parser.setup().get_dataparser_outputs(split="train").scene_box.aabb, run)
+                return parser.setup().get_dataparser_outputs(split="train"), ""
         problem = f"{place} cannot be read: {why}"
-    raise InputError(
-        f"A checkpoint of {method_of(run)} does not hold its scene box, so its data set is needed; {problem}. "
-        "Name its place with --data."
-    )
+    return None, problem
+
+
+class _Metadata(Mapping[str, Any]):
+    """What a dataparser says beside its views; the data set is read when a model asks for it."""
+
+    def __init__(self, run: TeacherRun, data: Path | None) -> None:
+        self._run, self._data, self._read = run, data, None
+
+    def _there(self) -> dict[str, Any]:
+        if self._read is None:
+            outputs, problem = _data_set(self._run, self._data)
+            if outputs is None:
+                raise InputError(
+                    f"The model of {method_of(self._run)} is built with what its dataparser says beside the views, so "
+                    f"its data set is needed; {problem}. Name its place with --data."
+                )
+            self._read = outputs.metadata
+        return self._read
+
+    def __getitem__(self, name: str) -> Any:
+        return self._there()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._there())
+
+    def __len__(self) -> int:
+        return len(self._there())
 
 
 def _load_strictly(model: Model, state: dict[str, Tensor], run: TeacherRun, family: type[FieldAdapter]) -> None:
@@ -226,6 +294,7 @@ def _load_strictly(model: Model, state: dict[str, Tensor], run: TeacherRun, fami
     try:
         model.update_to_step(run.step)
         family.fit(model, state)
+        state = current_layout(state, model)
         model.load_state_dict(dict(state), strict=False)
     except InputError:
         raise

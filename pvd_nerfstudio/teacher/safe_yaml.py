@@ -12,6 +12,7 @@ import dataclasses
 import importlib
 import importlib.util
 import sys
+from contextlib import suppress
 from enum import Enum
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -20,6 +21,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
 
 import yaml
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
@@ -62,7 +64,7 @@ def load_config(path: Path) -> TrainerConfig:
 
     Returns:
         Of a run of ours, the trainer's config, equal to the one that was saved. Of another, nerfstudio's plain one
-        with its `method_name`, `relative_model_dir`, model, dataparser and the data manager's `data`. Paths become
+        with its `method_name`, `relative_model_dir`, model, dataparser and what the data manager says about images. Paths become
         paths of this operating system.
 
     Raises:
@@ -94,6 +96,10 @@ def _top(dotted: str) -> str:
     return dotted.partition(".")[0]
 
 
+class _LackingError(InputError):
+    """What a file names is in no package that is installed."""
+
+
 class _Reader:
     def __init__(self, path: Path) -> None:
         self._path, self._method = path, "unknown"
@@ -106,7 +112,10 @@ class _Reader:
         if "method_name" in items:
             self._method = plain(items["method_name"].value)
         self._check_tags(root)
-        cls = self._class(root.tag.removeprefix(f"{_PYTHON}object:"), root)
+        try:
+            cls = self._class(root.tag.removeprefix(f"{_PYTHON}object:"), root)
+        except _LackingError:  # the first releases had another one
+            cls = TrainerConfig
         if not issubclass(cls, TrainerConfig):
             raise InputError(f"{plain(self._path)} holds no nerfstudio TrainerConfig. {GIVE_ORIGINAL}")
         pipeline = items.get("pipeline")
@@ -125,12 +134,18 @@ class _Reader:
         model = self._part(inner, "model", ModelConfig, Model, pipeline)
         dataparser = self._part(manager, "dataparser", DataParserConfig, DataParser, inner["datamanager"])
         data = self._checked(manager["data"], Path | None, None, "data") if "data" in manager else None
+        seen = VanillaDataManagerConfig(dataparser=dataparser, data=data)
+        if "camera_res_scale_factor" in manager:
+            node = manager["camera_res_scale_factor"]
+            seen.camera_res_scale_factor = self._checked(node, float, 1.0, "camera_res_scale_factor")
+        sampler = self._items(manager["pixel_sampler"]) if "pixel_sampler" in manager else {}
+        if "fisheye_crop_radius" in sampler:
+            node = sampler["fisheye_crop_radius"]
+            seen.pixel_sampler.fisheye_crop_radius = self._checked(node, float | None, None, "fisheye_crop_radius")
         return TrainerConfig(
             method_name=name,
             relative_model_dir=folder,
-            pipeline=VanillaPipelineConfig(
-                model=model, datamanager=VanillaDataManagerConfig(dataparser=dataparser, data=data)
-            ),
+            pipeline=VanillaPipelineConfig(model=model, datamanager=seen),
         )
 
     def _part(self, items: dict[str, yaml.Node], name: str, kind: type, target: type, owner: yaml.Node) -> Any:
@@ -169,7 +184,8 @@ class _Reader:
             if node.tag.startswith(_PYTHON):
                 kind, _, name = node.tag.removeprefix(_PYTHON).partition(":")
                 if name and self._is_installed(name):
-                    self._named(kind, name, node)
+                    with suppress(_LackingError):  # of another release; where it is read it is missed
+                        self._named(kind, name, node)
                 elif not name and kind not in _PYTHON_PLAIN:
                     self._refuse(f"has the tag '!!python/{kind}'", node)
             elif node.tag.removeprefix(_YAML) not in _PLAIN:
@@ -270,7 +286,7 @@ class _Reader:
             elif usual is dataclasses.MISSING:
                 raise InputError(f"{place(self._path, node)}: '{cls.__name__}.{item.name}' is missing. {GIVE_ORIGINAL}")
             else:
-                value = usual
+                value = _then(cls, item.name, usual)
             object.__setattr__(made, item.name, value)
         return made
 
@@ -349,13 +365,22 @@ class _Reader:
             "commands unless you trust where it came from: they would execute it."
         )
 
-    def _lacking(self, what: str, node: yaml.Node) -> InputError:
+    def _lacking(self, what: str, node: yaml.Node) -> "_LackingError":
         package = plain(_top(what))
         which = "nerfstudio version" if package == "nerfstudio" else f"version of '{package}'"
-        return InputError(
+        return _LackingError(
             f"{place(self._path, node)}: the {which} installed here lacks {plain(what)}. Install the version that "
             "trained this run."
         )
+
+
+def _then(cls: type, name: str, usual: Any) -> Any:
+    """What a field that a file lacks had been like: it was written when there was no such field."""
+    if isinstance(usual, CameraOptimizerConfig):
+        return dataclasses.replace(usual, mode="off")
+    if cls.__name__ == "NerfactoModelConfig" and name == "max_res":
+        return 1024
+    return usual
 
 
 def _words(hint: Any, usual: Any) -> str:

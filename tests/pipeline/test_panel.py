@@ -1,6 +1,7 @@
 """The viewer in a real browser: the panel, its outputs, its switches; and a finished run with a teacher loaded."""
 
 import io
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from browser import browser
 from conftest import Run, distil_config
-from helpers import OLD_RUNS, open_old_run, start
+from helpers import OLD_RUNS, change_state, open_old_run, start
 from nerfstudio.utils.eval_utils import eval_setup
 from nerfstudio.viewer.utils import parse_object
 from nerfstudio.viewer.viewer import Viewer
@@ -146,12 +147,22 @@ def test_worst_view_is_the_one_that_differs_most(scene: Path) -> None:
     assert torch.corrcoef(together)[0, 1] > 0.8
 
 
-def test_a_teacher_of_another_scene_is_refused(student: Run, teacher: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_is_known_by_its_weights(student: Run, teacher: Run, tmp_path: Path) -> None:
     _, pipeline, _, _ = eval_setup(student.config)
-    monkeypatch.setattr(Comparison, "errors", lambda self, cameras: torch.full((len(cameras),), 0.1))
-    with pytest.raises(InputError, match=f"{teacher.folder.name} shows another scene.*10.0 dB.*own teacher was"):
-        pipeline.load_teacher(teacher.folder)
+    other = tmp_path / "other"
+    shutil.copytree(teacher.folder, other)
+    change_state(other, lambda state: state["_model.field.mlp_head.layers.2.bias"].add_(1e-3))
+    with pytest.raises(InputError, match="are not those that this student was converted from.*own was"):
+        pipeline.load_teacher(other)
     assert pipeline.comparison is None
+
+
+def test_a_student_of_one_step_still_knows_its_teacher(teacher: Run, tmp_path: Path) -> None:
+    trainer = start(distil_config(tmp_path, "--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "1"))
+    trainer.train()
+    _, pipeline, _, _ = eval_setup(trainer.base_dir / "config.yml")
+    pipeline.load_teacher(teacher.folder)
+    assert pipeline.comparison is not None
 
 
 def test_difference_is_black_for_nothing_and_bright_at_the_end_of_its_scale() -> None:

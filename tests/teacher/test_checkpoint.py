@@ -281,7 +281,7 @@ def test_run_without_checkpoints(run_folder: Path) -> None:
         with pytest.raises(InputError, match="nerfstudio_models holds no step-"):
             find_run(given)
     shutil.rmtree(run_folder / "nerfstudio_models")
-    with pytest.raises(InputError, match="nerfstudio_models does not exist"):
+    with pytest.raises(InputError, match="nerfstudio_models nor a step-"):
         find_run(run_folder)
 
 

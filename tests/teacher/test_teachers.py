@@ -10,6 +10,7 @@ import torch
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
+from helpers import change_state
 from teachers import FAMILIES, config_of
 
 from pvd_nerfstudio.data.views import concatenate
@@ -126,13 +127,6 @@ def test_every_family_says_what_it_has(name: str, families: Mapping[str, Path]) 
 def copy_of(run: Path, folder: Path) -> Path:
     shutil.copytree(run, folder)
     return folder
-
-
-def change_state(run: Path, change: Any) -> None:
-    path = find_run(run).checkpoint_path
-    saved = torch.load(path, weights_only=False)
-    change(saved["pipeline"])
-    torch.save(saved, path)
 
 
 def test_mipnerf_gets_its_cones(families: Mapping[str, Path], rays: RayBundle) -> None:
