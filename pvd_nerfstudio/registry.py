@@ -1,33 +1,53 @@
-"""What nerfstudio discovers. An import error here would break `ns-train` for every method: keep it light."""
+"""What nerfstudio discovers: light, and an error in it leaves the other methods alone."""
 
 import sys
+from typing import Any
 
-from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from pvd_nerfstudio.errors import explain_errors
-from pvd_nerfstudio.input.renamed import current_options
-from pvd_nerfstudio.trainer import PVDTrainerConfig
-from pvd_nerfstudio.training.optimizers import AdamWOptimizerConfig, CosineSchedulerConfig
 
-# ns-train is not ours, but what is said to our method, and what it says, is.
-explain_errors()
-if "pvd-distill" in sys.argv:
-    sys.argv[1:] = current_options(sys.argv[1:])
+def _specification() -> Any:
+    from nerfstudio.configs.base_config import ViewerConfig  # noqa: PLC0415
 
-pvd_distill = MethodSpecification(
-    config=PVDTrainerConfig(
-        method_name="pvd-distill",
-        steps_per_save=1000,
-        steps_per_eval_batch=500,
-        steps_per_eval_image=2000,
-        steps_per_eval_all_images=0,
-        optimizers={
-            "fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
-            "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": CosineSchedulerConfig()},
-        },
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 13),
-        vis="viewer+tensorboard",
-    ),
-    description="Convert a trained run into another architecture (Progressive Volume Distillation).",
-)
+    from pvd_nerfstudio.errors import explain_errors  # noqa: PLC0415
+    from pvd_nerfstudio.input.renamed import current_options  # noqa: PLC0415
+    from pvd_nerfstudio.trainer import PVDTrainerConfig  # noqa: PLC0415
+    from pvd_nerfstudio.training.optimizers import AdamWOptimizerConfig, CosineSchedulerConfig  # noqa: PLC0415
+
+    # ns-train is not ours, but what is said to our method, and what it says, is.
+    explain_errors()
+    if "pvd-distill" in sys.argv:
+        sys.argv[1:] = current_options(sys.argv[1:])
+    return MethodSpecification(
+        config=PVDTrainerConfig(
+            method_name="pvd-distill",
+            steps_per_save=1000,
+            steps_per_eval_batch=500,
+            steps_per_eval_image=2000,
+            steps_per_eval_all_images=0,
+            optimizers={
+                "fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
+                "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": CosineSchedulerConfig()},
+            },
+            viewer=ViewerConfig(num_rays_per_chunk=1 << 13),
+            vis="viewer+tensorboard",
+        ),
+        description="Convert a trained run into another architecture (Progressive Volume Distillation).",
+    )
+
+
+def _guarded() -> Any:
+    """The method, or one that says why it cannot be used: nerfstudio would end every `ns-train` for it."""
+    try:
+        return _specification()
+    except Exception as error:  # whatever is broken in an environment
+        from nerfstudio.engine.trainer import TrainerConfig  # noqa: PLC0415
+
+        reason = f"pvd-distill cannot be used here: {type(error).__name__}: {error}"
+        if "pvd-distill" in sys.argv:
+            sys.exit(reason)
+        print(reason, file=sys.stderr)
+        return MethodSpecification(config=TrainerConfig(method_name="pvd-distill"), description=reason)
+
+
+pvd_distill = _guarded()

@@ -1,5 +1,6 @@
 """`ns-train pvd-distill`: its top-level options, what follows from them, and a trainer that leaves no half files."""
 
+import os
 import shlex
 import signal
 import sys
@@ -33,8 +34,15 @@ from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.student.memory import check_fits
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
-from pvd_nerfstudio.teacher.adapters import space_of
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, checkpoint_of_step, find_run, load_checkpoint, stored_state
+from pvd_nerfstudio.teacher.adapters import adapter_of, space_of
+from pvd_nerfstudio.teacher.checkpoint import (
+    TeacherRun,
+    checkpoint_folder,
+    checkpoint_of_step,
+    find_run,
+    load_checkpoint,
+    stored_state,
+)
 from pvd_nerfstudio.teacher.frozen import saved_scene_box
 from pvd_nerfstudio.training.folder import RunFolder
 from pvd_nerfstudio.training.interruption import Interruption
@@ -50,6 +58,15 @@ __all__ = ["AdamWOptimizerConfig", "CosineScheduler", "CosineSchedulerConfig", "
 """The runs of the last release know the first three by this module."""
 GRID_BYTES = 40
 """What a cell of the occupancy grid takes while it is filled."""
+
+
+def _opened_config() -> Path | None:
+    """The config.yml that nerfstudio's `eval_setup` is reading, which tells nobody; None outside of it."""
+    loader = sys.modules.get("nerfstudio.utils.eval_utils")  # which cannot be imported while methods are registered
+    frame = None if loader is None else sys._getframe()
+    while frame is not None and frame.f_code is not loader.eval_setup.__code__:  # type: ignore[union-attr]
+        frame = frame.f_back
+    return None if frame is None else Path(os.path.abspath(frame.f_locals["config_path"]))
 
 
 @dataclass
@@ -94,6 +111,11 @@ class PVDTrainerConfig(TrainerConfig):
         """Resolve what was typed; nerfstudio's registry and --help have neither a teacher nor a run."""
         if self.teacher_checkpoint is not None or self.resumes:
             self.resolve()
+
+    def get_checkpoint_dir(self) -> Path:
+        """nerfstudio's; beside its config.yml for a run that is opened, wherever it has been moved to."""
+        opened = _opened_config()
+        return super().get_checkpoint_dir() if opened is None else checkpoint_folder(opened, self)
 
     @property
     def resumes(self) -> bool:
@@ -143,6 +165,7 @@ class PVDTrainerConfig(TrainerConfig):
         for name, value in (("near_plane", space.near), ("far_plane", space.far), ("contracted", space.contracted)):
             if getattr(model, name) is None:
                 setattr(model, name, value)
+        model.depth = model.depth or adapter_of(teacher.model).depth(teacher.model)
         if model.background_color is None:
             blended = getattr(pipeline.datamanager.dataparser, "alpha_color", None)
             one_color = "white" if blended == "white" else "black"
@@ -227,6 +250,9 @@ class PVDTrainerConfig(TrainerConfig):
         check_ranges(self)
         if self.experiment_name is None:
             self.experiment_name = file_name(Path(pipeline.datamanager.dataparser.data).stem, "unnamed")
+        place = Path(pipeline.datamanager.dataparser.data)
+        if place.exists():  # so that the run opens from any working directory
+            pipeline.datamanager.dataparser.data = Path(os.path.abspath(place))
 
     def _check_student(self, model: StudentModelConfig) -> None:
         """Sizes that make no sense or do not fit are refused before anything is built."""

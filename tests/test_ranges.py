@@ -18,7 +18,7 @@ from pvd_nerfstudio.commands.report.command import Report
 from pvd_nerfstudio.commands.views import Views
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
-from pvd_nerfstudio.data.poses import BlenderPosesConfig
+from pvd_nerfstudio.data.poses import PosesConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import Range, check_ranges, numbers
 from pvd_nerfstudio.registry import pvd_distill
@@ -30,7 +30,7 @@ WHOLE = [
     Views(Path("x")),
     LLFFDataParserConfig(),
     NSVFDataParserConfig(),
-    BlenderPosesConfig(),
+    PosesConfig(),
 ]
 NOT_TYPED = {"loss_coefficients", "collider_params", "gradient_accumulation_steps"}
 """Dictionaries of nerfstudio's that no option sets."""

@@ -87,6 +87,8 @@ class DistillationDataManagerConfig(Renamed, VanillaDataManagerConfig):
     """Pseudo views in each chunk of the bank."""
 
 
+SHOWN = 3
+"""Names of missing images that are said."""
 ROUNDING = 2
 """Pixels by which an image may differ from its camera's size, which is scaled and rounded."""
 
@@ -97,16 +99,16 @@ class DistillationDataset(InputDataset):
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
         check_outputs(dataparser_outputs)
         super().__init__(dataparser_outputs, scale_factor)
-        if not self.has_images:
+        if not any(self.has_image):
             self._dataparser_outputs = replace(dataparser_outputs, mask_filenames=None)
 
     render: Callable[[int], Tensor] | None = None
     """Renders a view whose image is missing, `[height, width, 3]`."""
 
     @cached_property
-    def has_images(self) -> bool:
-        """Whether every image is on disk."""
-        return all(is_file(Path(path)) for path in self.image_filenames)
+    def has_image(self) -> list[bool]:
+        """Which views' images are on disk."""
+        return [is_file(Path(path)) for path in self.image_filenames]
 
     def keep_alpha(self) -> None:
         """From now on give images with their alpha channel, not blended with a colour."""
@@ -145,19 +147,29 @@ class DistillationDataset(InputDataset):
         return self.render(image_idx)
 
 
-def has_images(dataset: InputDataset) -> bool:
-    """Whether the images of a data set can be read; one that is not ours has them, in its own way."""
-    return getattr(dataset, "has_images", True)
+def photographed(dataset: InputDataset) -> list[int]:
+    """Views of a data set whose images can be read; one that is not ours has them all, in its own way."""
+    there = getattr(dataset, "has_image", [True] * len(dataset))
+    return [view for view, is_there in enumerate(there) if is_there]
 
 
 def mask_of(dataset: InputDataset, view: int) -> Bool[Tensor, "height width"] | None:
     """Which pixels of a view's image count; None: all."""
     paths = dataset._dataparser_outputs.mask_filenames
-    return None if paths is None else torch.from_numpy(read_mask(Path(paths[view]), dataset.scale_factor))
+    if paths is None or view not in photographed(dataset):
+        return None
+    return torch.from_numpy(read_mask(Path(paths[view]), dataset.scale_factor))
 
 
 class ComparisonLoader(FixedIndicesEvalDataloader):
-    """Evaluation views: cameras, images and, while there is a teacher, its renderings."""
+    """Evaluation views: cameras, images and, while there is a teacher, its renderings.
+
+    Those whose images are missing are left out, so that a mean is of one kind; without any image all of them are
+    compared with the teacher.
+    """
+
+    def __init__(self, dataset: InputDataset, **kwargs: Any) -> None:
+        super().__init__(dataset, image_indices=tuple(photographed(dataset)) or None, **kwargs)  # type: ignore[arg-type]
 
     render: Callable[[Cameras], Tensor] | None = None
     """The teacher's rendering of a camera, `[height, width, 3]`."""
@@ -167,9 +179,11 @@ class ComparisonLoader(FixedIndicesEvalDataloader):
 
     def beside(self, camera: Cameras, batch: dict) -> tuple[Cameras, dict]:
         """A view with the teacher's rendering in the batch; where that is its image, it is not rendered twice."""
+        is_photograph = int(batch["image_idx"]) in photographed(self.input_dataset)
         if self.render is None:
-            return camera, batch
-        return camera, batch | {"teacher": self.render(camera) if has_images(self.input_dataset) else batch["image"]}
+            return camera, batch | {"is_photograph": is_photograph}
+        teacher = self.render(camera) if is_photograph else batch["image"]
+        return camera, batch | {"is_photograph": is_photograph, "teacher": teacher}
 
 
 class DistillationDataManager(VanillaDataManager[DistillationDataset]):
@@ -215,7 +229,19 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
                 "yellow",
             )
         elif self._problem is not None:
-            say(f"The images of {self._place} are gone ({self._problem}). Its poses are used.", "yellow")
+            say(f"Images of {self._place} are gone ({self._problem}). Its poses are used.", "yellow")
+        for dataset, use in ((self.train_dataset, "training"), (self.eval_dataset, "evaluation")):
+            self._say_missing(dataset, use)
+
+    def _say_missing(self, dataset: DistillationDataset, use: str) -> None:
+        missing = [path for path, there in zip(dataset.image_filenames, dataset.has_image) if not there]
+        if missing and not self.stands_in:
+            more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+            names = ", ".join(plain(path) for path in missing[:SHOWN])
+            what = "are left out" if len(missing) < len(dataset) else "are the teacher's to show"
+            say(f"Of {len(dataset)} {use} images {len(missing)} are missing and {what}: {names}{more}.", "yellow")
+        if not len(dataset):
+            say(f"The data set has no {use} view: there is nothing to evaluate on.", "yellow")
 
     def say_where_views_are(self) -> None:
         """Print which pseudo views suit the cameras."""
@@ -233,10 +259,9 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         chosen = None if self.config.pseudo_views == "auto" else self.config.pseudo_views
         self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin)
         self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
-        if not self.has_images:
-            # The viewer pins an image to each training camera: a grey one.
-            size = int(self.train_cameras.height[0]), int(self.train_cameras.width[0]), 3
-            self.train_dataset.render = lambda _: torch.full(size, 0.5)
+        # The viewer pins an image to each training camera: a grey one where that is missing.
+        size = int(self.train_cameras.height[0]), int(self.train_cameras.width[0]), 3
+        self.train_dataset.render = lambda _: torch.full(size, 0.5)
 
     def setup_eval(self) -> None:
         """Loaders that read an image when its turn comes."""
@@ -245,13 +270,13 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     @property
     def has_images(self) -> bool:
-        """Whether the training images can be read."""
-        return has_images(self.train_dataset)
+        """Whether there are training images."""
+        return bool(photographed(self.train_dataset))
 
     @property
     def has_eval_images(self) -> bool:
-        """Whether the evaluation images can be read."""
-        return has_images(self.eval_dataset)
+        """Whether there are evaluation images."""
+        return bool(photographed(self.eval_dataset))
 
     def compare_with(self, render: Callable[[Cameras], Tensor]) -> None:
         """From now on evaluation views come with the teacher's renderings, which also stand in for missing images.
@@ -262,9 +287,8 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         if not self.eval_dataset:
             return
         self.eval_dataloader.render = self.fixed_indices_eval_dataloader.render = render
-        if not self.has_eval_images:
-            cameras = self.eval_dataset.cameras
-            self.eval_dataset.render = lambda view: render(cameras[view : view + 1]).cpu()
+        cameras = self.eval_dataset.cameras
+        self.eval_dataset.render = lambda view: render(cameras[view : view + 1]).cpu()
 
     def draw_rays(self, count: int, generator: Generator) -> RayBundle:
         """Rays of training cameras and pseudo ones."""
@@ -296,11 +320,11 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         ]
 
     def draw_pixels(self, count: int, generator: Generator) -> tuple[RayBundle, Tensor]:
-        """Rays through random pixels of the training images, masked ones left out, and the pixels, `[rays, 3 or 4]`."""
+        """Rays through random pixels of the training images that count, and the pixels, `[rays, 3 or 4]`."""
         chosen, pixels = views.random_pixels(self.train_cameras, count, generator)
         seen = self.seen(chosen, pixels).nonzero()[:, 0]
         if not len(seen):
-            raise InputError("The masks leave hardly a pixel of the training images to learn from.")
+            raise InputError("Masks and missing files leave hardly a pixel of the training images to learn from.")
         again = seen[torch.arange(count, device=seen.device) % len(seen)]
         chosen, pixels = chosen[again], pixels[again]
         rays = self.train_cameras.generate_rays(camera_indices=chosen[:, None], coords=pixels + 0.5)
@@ -318,11 +342,10 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         return _picked(self._images, cameras, pixels).to(self.train_cameras.device)
 
     def seen(self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Bool[Tensor, "rays"]:
-        """Which pixels of training images are not masked; arguments as those of `read_pixels`."""
+        """Which pixels of training images are there and not masked; arguments as those of `read_pixels`."""
+        there = torch.tensor(self.train_dataset.has_image, device=cameras.device)[cameras]
         masks = self._masks
-        if masks is None:
-            return torch.ones_like(cameras, dtype=torch.bool)
-        return _picked(masks, cameras, pixels).to(cameras.device)
+        return there if masks is None else there & _picked(masks, cameras, pixels).to(cameras.device)
 
     def next_train(self, step: int) -> tuple[RayBundle, dict]:
         """Random rays of the training cameras, without pixels: what nerfstudio's exporters march along."""
@@ -345,19 +368,29 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         return self.eval_dataloader.beside(*self._eval_view(step))
 
     def _eval_view(self, step: int) -> tuple[Cameras, dict]:
-        view = torch.randint(len(self.eval_dataset), (1,), generator=Generator().manual_seed(step))
-        return self.eval_dataloader.get_camera(int(view))
+        views = self.eval_dataloader.image_indices
+        if not views:
+            raise InputError("The data set has no evaluation view.")
+        chosen = torch.randint(len(views), (1,), generator=Generator().manual_seed(step))
+        return self.eval_dataloader.get_camera(views[int(chosen)])
 
     @cached_property
     def _masks(self) -> list[Tensor] | None:
         masks = [mask_of(self.train_dataset, view) for view in range(len(self.train_dataset))]
-        return None if masks[0] is None else [mask for mask in masks if mask is not None]
+        if all(mask is None for mask in masks):
+            return None
+        nothing = torch.zeros(1, 1, dtype=torch.bool)  # of a view without an image
+        return [nothing if mask is None else mask for mask in masks]
 
     @cached_property
     def _images(self) -> list[Tensor]:
         if self.keeps_alpha:
             self.train_dataset.keep_alpha()
-        images = [self.train_dataset.get_image_float32(view) for view in range(len(self.train_dataset))]
+        nothing = torch.zeros(1, 1, 3)  # of a view without an image, of which `seen` is false
+        images = [
+            self.train_dataset.get_image_float32(view) if is_there else nothing
+            for view, is_there in enumerate(self.train_dataset.has_image)
+        ]
         channels = max(image.shape[-1] for image in images)  # one without opacity among others is opaque
         return [pad(image, (0, channels - image.shape[-1]), value=1.0) for image in images]
 

@@ -28,7 +28,7 @@ def common_size(paths: list[Path]) -> tuple[int, int]:
     Raises:
         InputError: one is cut off, is no image, or has another size than the first.
     """
-    sizes = [_size(path) for path in paths]
+    sizes = [image_size(path) for path in paths]
     for path, size in zip(paths, sizes):
         if size != sizes[0]:
             raise InputError(
@@ -68,7 +68,12 @@ def _scaled(image: Image.Image, scale: float, how: Image.Resampling) -> Image.Im
     return image.resize((int(image.width * scale), int(image.height * scale)), resample=how)
 
 
-def _size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image.
+
+    Raises:
+        InputError: it is none, or is cut off.
+    """
     with _opened(path) as image:
         size = image.size
         if image.format == "JPEG":

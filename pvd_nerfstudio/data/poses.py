@@ -1,22 +1,23 @@
-"""A data set whose images are gone: its poses are worth having all the same."""
+"""A data set whose images are gone, or some of them: its poses are worth having all the same."""
 
-from dataclasses import dataclass, field, fields, replace
-from math import ceil, log2, tan
+from dataclasses import dataclass, field, replace
+from math import ceil, log2
 from pathlib import Path
 
-import torch
-from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
-from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import MAX_AUTO_RESOLUTION, NerfstudioDataParserConfig
-from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.data.dataparsers.scannet_dataparser import ScanNetDataParserConfig
 from nerfstudio.utils.io import load_from_json
 
+from pvd_nerfstudio.data.images import image_size
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
+from pvd_nerfstudio.data.stand_ins import missing_images_stood_in
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.ranges import above, between
+from pvd_nerfstudio.input.ranges import between
 from pvd_nerfstudio.input.text import is_file, plain
+
+SPLITS = "train", "val", "test"
 
 
 def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig | None, str | None]:
@@ -27,40 +28,51 @@ def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig 
         size: width and height of views in pixels, where only the images know.
 
     Returns:
-        Its own and None; or, when every image is gone, one for the poses alone, and what was wrong; or None and
+        Its own and None; or, when images are missing, one that does without them, and what was wrong; or None and
         what was wrong.
     """
-    problem = _problem(dataparser)
-    if problem is None:
+    problems = [_problem(dataparser, split) for split in SPLITS]
+    if not any(problems):
         return dataparser, None
+    problem = next(filter(None, problems))
+    # Without its evaluation views alone it is still itself, and says what is wrong when they are wanted.
+    otherwise = (None, problem) if problems[0] else (dataparser, None)
     try:
-        poses = _poses_alone(dataparser, size)
+        poses = _without_images(dataparser, size)
     except (OSError, ValueError, InputError):
-        return None, problem
-    if poses is None or _problem(poses) is not None:
-        return None, problem
-    there = any(is_file(path) for path in poses.setup().get_dataparser_outputs(split="train").image_filenames)
-    return (None if there else poses), problem
+        return otherwise
+    remain = any(_problem(poses, split) for split, before in zip(SPLITS, problems) if before)
+    return otherwise if remain or not _whole(poses) else (poses, problem)
 
 
-def _problem(dataparser: DataParserConfig) -> str | None:
+def _problem(dataparser: DataParserConfig, split: str) -> str | None:
     try:
-        outputs = dataparser.setup().get_dataparser_outputs(split="train")
+        outputs = dataparser.setup().get_dataparser_outputs(split=split)
     except Exception as error:  # a dataparser may fail in any way
         return f"{type(error).__name__}: {plain(error)}"
-    return None if len(outputs.cameras) else "it has no training view"
+    return None if outputs.image_filenames or split != "train" else "it has no training view"
 
 
-def _poses_alone(dataparser: DataParserConfig, size: int) -> DataParserConfig | None:
-    """The same data set read without opening an image; None where that is not known how."""
-    if isinstance(dataparser, BlenderDataParserConfig):
-        kept = {item.name: getattr(dataparser, item.name) for item in fields(dataparser) if item.name != "_target"}
-        return BlenderPosesConfig(**kept | {"size": size, "ply_path": None})
-    if isinstance(dataparser, NerfstudioDataParserConfig):  # it opens one to choose a scale
-        return replace(dataparser, downscale_factor=dataparser.downscale_factor or _downscale(dataparser.data))
+def _whole(dataparser: DataParserConfig) -> bool:
+    """Whether the images that are there can be read: what is damaged is not lost."""
+    for path in dataparser.setup().get_dataparser_outputs(split="train").image_filenames:
+        if is_file(path):
+            try:
+                image_size(Path(path))
+            except InputError:
+                return False
+    return True
+
+
+def _without_images(dataparser: DataParserConfig, size: int) -> DataParserConfig:
+    """The same data set, read without those of its images that are missing."""
     if isinstance(dataparser, (LLFFDataParserConfig, NSVFDataParserConfig)):
         return replace(dataparser, images=False)
-    return None
+    if isinstance(dataparser, NerfstudioDataParserConfig):  # it opens one to choose a scale
+        dataparser = replace(dataparser, downscale_factor=dataparser.downscale_factor or _downscale(dataparser.data))
+    if isinstance(dataparser, ScanNetDataParserConfig):
+        dataparser = replace(dataparser, load_3D_points=False)
+    return PosesConfig(data=dataparser.data, inner=dataparser, size=size)
 
 
 def _downscale(data: Path) -> int:
@@ -68,35 +80,30 @@ def _downscale(data: Path) -> int:
     meta = load_from_json(data if data.suffix == ".json" else data / "transforms.json")
     frames = [meta, *meta.get("frames", [])]
     longest = max(max(frame.get("w", 0), frame.get("h", 0)) for frame in frames)
-    return 2 ** max(0, ceil(log2(max(1.0, longest) / MAX_AUTO_RESOLUTION)))
+    scale = 2 ** max(0, ceil(log2(max(1.0, longest) / MAX_AUTO_RESOLUTION)))
+    folder = data if data.is_dir() else data.parent
+    none_are_there = not any((folder / frame.get("file_path", "")).is_file() for frame in meta.get("frames", []))
+    return scale if none_are_there or (folder / f"images_{scale}").is_dir() else 1
 
 
 @dataclass
-class BlenderPosesConfig(BlenderDataParserConfig):
-    """A scene in nerfstudio's `blender-data`, without its images."""
+class PosesConfig(DataParserConfig):
+    """A data set of any kind, some or all of its images missing."""
 
-    ranges = {"scale_factor": above(0), "size": between(1, 1 << 16)}
+    ranges = {"size": between(1, 1 << 16)}
 
-    _target: type = field(default_factory=lambda: BlenderPoses)
+    _target: type = field(default_factory=lambda: Poses)
+    inner: DataParserConfig = field(default_factory=DataParserConfig)
+    """How it is read where its images are."""
     size: int = 200
-    """Width and height of a view in pixels, which the files with the poses do not tell."""
+    """Width and height of a view in pixels, where neither the files with the poses nor another image tells."""
 
 
-class BlenderPoses(Blender):
-    """nerfstudio's, but for the size of the views."""
+class Poses(DataParser):
+    """The dataparser of that kind, with blank images for missing ones."""
 
-    config: BlenderPosesConfig
+    config: PosesConfig
 
-    def _generate_dataparser_outputs(self, split: str = "train") -> DataparserOutputs:
-        meta = load_from_json(self.data / f"transforms_{split}.json")
-        poses = torch.tensor([frame["transform_matrix"] for frame in meta["frames"]])[:, :3]
-        poses[..., 3] *= self.scale_factor
-        size = self.config.size
-        focal = 0.5 * size / tan(0.5 * float(meta["camera_angle_x"]))
-        return DataparserOutputs(
-            image_filenames=[self.data / f"{frame['file_path'].removeprefix('./')}.png" for frame in meta["frames"]],
-            cameras=Cameras(poses, focal, focal, size / 2, size / 2, size, size),
-            alpha_color=self.alpha_color_tensor,
-            scene_box=SceneBox(aabb=torch.tensor([[-1.5, -1.5, -1.5], [1.5, 1.5, 1.5]])),
-            dataparser_scale=self.scale_factor,
-        )
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: dict | None) -> DataparserOutputs:
+        with missing_images_stood_in(self.config.size):
+            return self.config.inner.setup().get_dataparser_outputs(split=split, **kwargs)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.views import like, look_at
@@ -58,8 +58,11 @@ class PseudoViews:
 def kind_of(cameras: Cameras) -> Kind:
     """Which pseudo views suit the cameras.
 
-    `front`: all look the same way. `around`: they look inwards at one thing, from all alike far. `path`: anything else.
+    `front`: all look the same way. `around`: they look inwards at one thing, from all alike far. `path`: anything else,
+    and cameras that see more than what lies before them (fisheyes, panoramas): of these only the positions tell.
     """
+    if (cameras.camera_type != CameraType.PERSPECTIVE.value).any():
+        return "path"
     poses = cameras.camera_to_worlds
     axes = -poses[:, :, 2]
     mean = torch.nn.functional.normalize(axes.mean(dim=0), dim=0)

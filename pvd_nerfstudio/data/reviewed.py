@@ -6,10 +6,14 @@ Not on the list are nerfstudio's Minimal (unpickles), Dycheck (writes scaled cop
 (another package reads its tables), and those of plugins: the user has to name them.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers import blender_dataparser, instant_ngp_dataparser, nerfstudio_dataparser
 from nerfstudio.data.dataparsers.arkitscenes_dataparser import ARKitScenes, ARKitScenesDataParserConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
@@ -23,18 +27,17 @@ from nerfstudio.data.dataparsers.scannet_dataparser import ScanNet, ScanNetDataP
 from nerfstudio.data.dataparsers.scannetpp_dataparser import ScanNetpp, ScanNetppDataParserConfig
 from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudio, SDFStudioDataParserConfig
 from nerfstudio.data.dataparsers.sitcoms3d_dataparser import Sitcoms3D, Sitcoms3DDataParserConfig
+from nerfstudio.utils.io import load_from_json
 
 from pvd_nerfstudio.data.llff import LLFF, LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVF, NSVFDataParserConfig
 from pvd_nerfstudio.data.orbit import OrbitDataParser, OrbitDataParserConfig
-from pvd_nerfstudio.data.poses import BlenderPoses, BlenderPosesConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.containment import contained
 
 REVIEWED: dict[type, type] = {
     ARKitScenesDataParserConfig: ARKitScenes,
     BlenderDataParserConfig: Blender,
-    BlenderPosesConfig: BlenderPoses,
     ColmapDataParserConfig: ColmapDataParser,
     DNeRFDataParserConfig: DNeRF,
     InstantNGPDataParserConfig: InstantNGP,
@@ -84,7 +87,25 @@ def reading(dataparser: DataParserConfig, named_by_user: bool) -> AbstractContex
     Raises:
         InputError: it tries more than to read.
     """
-    return nullcontext() if named_by_user else contained(f"The data set {dataparser.data}, read as a file says,")
+    stack = ExitStack()
+    if not named_by_user:
+        stack.enter_context(contained(f"The data set {dataparser.data}, read as a file says,"))
+    for module in (nerfstudio_dataparser, instant_ngp_dataparser, blender_dataparser):
+        stack.enter_context(mock.patch.object(module, "load_from_json", _with_slashes))
+    return stack
+
+
+def _with_slashes(path: Path) -> Any:
+    """A file of poses whose paths may have been written on Windows."""
+    return _slashed(load_from_json(path))
+
+
+def _slashed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _slashed(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_slashed(inner) for inner in value] if value and isinstance(value[0], (str, dict)) else value
+    return value.replace("\\", "/") if isinstance(value, str) else value
 
 
 def check_outputs(outputs: DataparserOutputs) -> None:

@@ -22,8 +22,11 @@ from pvd_nerfstudio.teacher.capabilities import capabilities_table
 from pvd_nerfstudio.teacher.check import check_frame, check_renderings, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
-from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid, fill_grid_from_views
+from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid, fill_grid_from_views, needed_bend
 from pvd_nerfstudio.teacher.targets import SharedSamples
+
+OUTSIDE = 1.001
+"""Coordinate from which on a camera stands outside the unit box, rounding apart."""
 
 
 def load_teacher(config: DistillationPipelineConfig, device: Any) -> FrozenTeacher | None:
@@ -61,13 +64,35 @@ def meet(
         check_frame(teacher, data.train_dataparser_outputs)
     projection = _align_features(teacher, student, config)
     CONSOLE.print(_capabilities(teacher, student, config))
-    student.see_from(data.train_cameras)
+    if student.grid.contracted:
+        _see_from_afar(teacher, student, data, config)
     if not teacher.has_density:
         say("The teacher has no field that answers at points: its renderings alone are distilled.")
         if config.active.poses or config.active.points:
             say("Active learning of poses and points needs such a field: both are off.")
             config.active.poses = config.active.points = False
     return projection
+
+
+def _see_from_afar(
+    teacher: FrozenTeacher, student: StudentModel, data: DistillationDataManager, config: DistillationPipelineConfig
+) -> None:
+    """Fit the samples of contracted space to cameras outside the unit box.
+
+    Raises:
+        InputError: they stand where no ray goes.
+    """
+    reach = float(data.train_cameras.camera_to_worlds[:, :, 3].abs().amax())
+    if reach > teacher.space.far:
+        raise InputError(
+            f"Cameras stand up to {reach:,.0f} away from the middle of the scene, and rays end after "
+            f"{teacher.space.far:,.0f}. Are these map coordinates? Let the dataparser centre and scale them as it did "
+            "for the teacher (--center-method poses, --auto-scale-poses True), or leave it out to keep its options."
+        )
+    if reach <= OUTSIDE or not teacher.has_density:
+        student.see_from(0.0 if reach <= OUTSIDE else reach + 1)
+    else:
+        student.see_from(needed_bend(teacher, data.draw_rays, config.seed))
 
 
 def equip(

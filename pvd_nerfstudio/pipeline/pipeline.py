@@ -119,8 +119,8 @@ class DistillationPipeline(StudentPipeline):
             equip(teacher, student, data, config, grow=lambda: self._grow(0))
         compare_renderings(teacher, student, data)
         self.compare_with(teacher)
-        if not data.has_eval_images:
-            say("The data set's images are missing: evaluation is against the teacher.", "yellow")
+        if not data.has_eval_images and len(data.eval_dataset):
+            say("The evaluation images are missing: evaluation is against the teacher.", "yellow")
 
     def _place_orbit(self, teacher: FrozenTeacher) -> None:
         """Where views stand in for a data set, put them around what the teacher shows."""

@@ -106,4 +106,9 @@ class StudentPipeline(VanillaPipeline):
                 self.load_teacher(teacher)
             except InputError as error:
                 say(f"Evaluation without the teacher: {error}", "yellow")
+        if not self.datamanager.eval_dataset:
+            raise InputError(
+                "The data set has no evaluation view, so there is nothing to evaluate on. Name another with --data, "
+                "or take fewer of its images for training (its dataparser's split options)."
+            )
         return super().get_average_eval_image_metrics(*args, **kwargs)

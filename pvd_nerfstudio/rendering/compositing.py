@@ -56,3 +56,24 @@ def accumulate(
 ) -> Float[Tensor, "rays channels"]:
     """Weighted sum of `values` along each ray; without values the opacity, `[rays, 1]`."""
     return nerfacc.accumulate_along_rays(weights[:, 0], values, ray_indices, num_rays)
+
+
+def median_depth(
+    weights: Float[Tensor, "samples 1"],
+    distances: Float[Tensor, "samples 1"],
+    ray_indices: Int[Tensor, "samples"],
+    far: Float[Tensor, "rays 1"],
+) -> Float[Tensor, "rays 1"]:
+    """Distance of the sample in which half of a ray's light is reached, as nerfstudio's `DepthRenderer("median")`.
+
+    That of the last sample where a ray does not come so far, and `far` where it has none.
+    """
+    total = weights[:, 0].double().cumsum(0)
+    before = total - weights[:, 0].double()
+    first = torch.searchsorted(ray_indices, ray_indices)
+    reached = total - before.index_select(0, first) < 1 / 2
+    rays = torch.arange(len(far), device=far.device)
+    start, end = torch.searchsorted(ray_indices, rays), torch.searchsorted(ray_indices, rays, right=True)
+    steps = torch.zeros_like(rays).index_add(0, ray_indices, reached.long())
+    index = torch.minimum(start + steps, end - 1).clamp_min(0)
+    return torch.where((end > start)[:, None], distances.index_select(0, index), far)

@@ -24,7 +24,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import Bounded
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least
 from pvd_nerfstudio.input.text import say
-from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
+from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing, stretch
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
@@ -34,9 +34,12 @@ from pvd_nerfstudio.student.registry import STUDENTS, StudentName
 PointAnswers = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Positions and directions `[points, 3]` to log-density `[points, 1]` and colour `[points, 3]`."""
 
-BEND = 2.0
-"""Distance from which samples in contracted space are even in disparity: behind most of what lies in the unit box."""
+BEND, LARGEST_BEND = 2.0, 8.0
+"""Distance from which samples in contracted space are even in disparity: behind most of what lies in the unit box; and
+the largest, wherever cameras stand, for a ray has twice as many samples as there are up to it."""
 
+NOTHING = 1e-3
+"""Opacity under which a ray has met nothing."""
 POINTS_AT_ONCE = 1 << 16
 """Points that a field answers in one go."""
 
@@ -75,7 +78,7 @@ class StudentModelConfig(StudentSizes):
     space 1/200 of that of the unit box, for rays there have many more samples."""
     disparity_from: float | None = None
     """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box; in
-    contracted space 2 or, where cameras stand outside the unit box, as far as it reaches from them."""
+    contracted space 2 or, where cameras stand outside the unit box, as far as what they show there needs, up to 8."""
     train_step_factor: float = 1.6
     """How much longer samples are in training than in images: fewer of them, at random places."""
     near_plane: float | None = None
@@ -87,6 +90,9 @@ class StudentModelConfig(StudentSizes):
     background_color: Literal["white", "black", "random", "last_sample"] | None = None
     """Colour where nothing is hit; left out: the teacher's. random: black in images, as in nerfstudio. last_sample:
     what the field shows at the far plane, in contracted space alone."""
+    depth: Literal["median", "expected"] | None = None
+    """What `depth` is: where half of the light is reached, or the mean; left out: as the teacher's method means it.
+    `expected_depth` is the mean always."""
     enable_collider: bool = False
     """Not used: near_plane and far_plane bound the rays."""
     eval_num_rays_per_chunk: int = 8192
@@ -173,12 +179,11 @@ class StudentModel(Model):
         """Width of the feature vector; None where there is none."""
         return getattr(self.config.chosen, "feature_dim", None)
 
-    def see_from(self, cameras: Cameras) -> None:
-        """Fit the samples of contracted space to where cameras stand: even as far as the unit box lies from them."""
+    def see_from(self, bend: float) -> None:
+        """Let the samples of contracted space be even up to this distance, unless the user has said another."""
         config = self.config
         if config.contracted and config.disparity_from is None:
-            reach = float(cameras.camera_to_worlds[:, :, 3].abs().amax())
-            config.disparity_from = max(BEND, reach + 1)
+            config.disparity_from = min(max(BEND, bend), LARGEST_BEND)
             self.spacing = config.spacing(self.grid.aabb)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -273,6 +278,10 @@ class StudentModel(Model):
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images from a camera, each `[height, width, channels]`; with the teacher's while it is at hand."""
         outputs = super().get_outputs_for_camera(camera, obb_box)
+        hit = outputs["accumulation"] > NOTHING
+        for name in ("depth", "expected_depth"):  # at the far plane, what meets nothing would stretch the colour map
+            farthest = outputs[name][hit].amax() if hit.any() else outputs[name].amin()
+            outputs[name] = torch.where(hit, outputs[name], farthest)
         return outputs if self.beside is None else outputs | self.beside(camera, outputs["rgb"])
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
@@ -290,8 +299,11 @@ class StudentModel(Model):
         premultiplied = accumulate(weights, rgb, index, num_rays)
         accumulation = accumulate(weights, None, index, num_rays)
         middle = (samples.starts + samples.ends) / 2
-        depth = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
-        far = rays.fars if rays.fars is not None else torch.full_like(depth, self.far)
+        expected = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
+        far = rays.fars if rays.fars is not None else torch.full_like(expected, self.far)
+        expected = torch.where(accumulation > NOTHING, expected, far)
+        is_mean = self.training or self.config.depth == "expected"
+        depth = expected if is_mean else median_depth(weights, middle, index, far)
         image = self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays)
         if self.has_sky:  # the image is over black so far, or over the colour that a viewer's crop box asks for
             behind = (1 - accumulation) * self.sky(rays.origins, rays.directions)
@@ -300,14 +312,27 @@ class StudentModel(Model):
         outputs = {
             "rgb": image,
             "accumulation": accumulation,
-            "depth": torch.where(accumulation > 1e-3, depth, far),  # noqa: PLR2004
+            "depth": torch.where(accumulation > NOTHING, depth, far),
+            "expected_depth": expected,
         }
         if self.training:
             opacity = torch.ones_like(accumulation) if self.has_sky else accumulation
             outputs |= {"premultiplied": premultiplied, "opacity": opacity}
         else:
             outputs["occupancy"] = torch.bincount(index, minlength=num_rays)[:, None] / 100
+            if rays.nears is not None and rays.fars is not None and renderers.BACKGROUND_COLOR_OVERRIDE is None:
+                outputs["rgb"] = self._on_surface(rays, accumulation, image)
         return outputs
+
+    def _on_surface(self, rays: RayBundle, opacity: Tensor, image: Tensor) -> Tensor:
+        """Short rays through the faces of a mesh, of which nerfstudio makes textures: where they meet nothing, the face
+        lies beside the grid, and has the colour that the field has there."""
+        empty = (opacity <= NOTHING)[:, 0].nonzero()[:, 0]
+        if not len(empty):
+            return image
+        assert rays.nears is not None and rays.fars is not None
+        middle = rays.origins[empty] + (rays.nears + rays.fars)[empty] / 2 * rays.directions[empty]
+        return image.index_copy(0, empty, self.answer(middle, rays.directions[empty])[1].to(image))
 
     def sky(self, origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:
         """What the field shows at the far plane, behind everything."""
@@ -324,7 +349,8 @@ class StudentModel(Model):
             return torch.cat([rgb, torch.ones_like(opacity)], dim=-1)
         if self.renderer_rgb.background_color == "white":
             rgb = rgb - (1 - opacity)
-        return torch.cat([(rgb / opacity.clamp_min(1e-3)).clamp(0, 1), opacity], dim=-1)
+        straight = torch.where(opacity > NOTHING, rgb / opacity.clamp_min(NOTHING), outputs[output_name])
+        return torch.cat([straight.clamp(0, 1), opacity], dim=-1)
 
     def get_loss_dict(
         self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
@@ -354,7 +380,8 @@ class StudentModel(Model):
             "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
-        metrics = image_metrics(rgb, truth, batch.get("mask"))
+        # What is missing is the teacher's rendering: that is no truth.
+        metrics = image_metrics(rgb, truth, batch.get("mask")) if batch.get("is_photograph", True) else {}
         if "teacher" in batch:
             teacher = batch["teacher"].to(rgb)
             images["img"] = torch.cat([truth, teacher, rgb], dim=1)

@@ -8,7 +8,7 @@ through `Field.forward`, the common denominator of nerfstudio's fields.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -45,6 +45,12 @@ class FieldAdapter:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+
+    @staticmethod
+    def depth(config: Any) -> Literal["median", "expected"]:
+        """What models of this family mean by `depth`."""
+        del config
+        return "median"
 
     @staticmethod
     def knows(model: Any) -> bool:
@@ -149,6 +155,11 @@ class NerfactoAdapter(FieldAdapter):
 class InstantNGPAdapter(NerfactoAdapter):
     """instant-ngp and instant-ngp-bounded: nerfacto's field, rendered by CUDA kernels alone."""
 
+    @staticmethod
+    def depth(config: Any) -> Literal["median", "expected"]:
+        del config
+        return "expected"
+
     @property
     def renders_natively(self) -> bool:
         return self.model.device.type == "cuda" and nerfacc_runs()
@@ -211,6 +222,10 @@ class TensoRFAdapter(FieldAdapter):
 
 class StudentAdapter(FieldAdapter):
     """A student of an earlier distillation. It has learned nothing outside its grid, and shows nothing there."""
+
+    @staticmethod
+    def depth(config: Any) -> Literal["median", "expected"]:
+        return config.depth or "median"
 
     @staticmethod
     def space(config: Any) -> Space:

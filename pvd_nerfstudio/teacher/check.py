@@ -12,7 +12,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Tensor
 
-from pvd_nerfstudio.data.datamanager import has_images, mask_of
+from pvd_nerfstudio.data.datamanager import mask_of, photographed
 from pvd_nerfstudio.data.views import counted_pixels
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain, say
@@ -111,7 +111,9 @@ def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any
         dataset: evaluation views, with images on disk or without.
         renderer: says what the student shows where nothing is hit.
     """
-    views = [_view(teacher, shared, dataset, index, renderer) for index in sorted({0, len(dataset) // 2})]
+    there = photographed(dataset) or list(range(len(dataset)))
+    chosen = sorted({there[0], there[len(there) // 2]})
+    views = [_view(teacher, shared, dataset, index, renderer) for index in chosen]
     native, own, truth = (_joined([getattr(view, name) for view in views]) for name in vars(views[0]))
     said = []
     if native is not None and own is not None:
@@ -161,7 +163,7 @@ def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: in
         own = render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer)
         if teacher.renders_natively:
             native = teacher.render_rays(rays[chosen])
-    if has_images(dataset):
+    if index in photographed(dataset):
         image = dataset.get_image_float32(index).to(teacher.device)
         image = renderer.blend_background(image).flatten(0, 1)[chosen]
     return _View(native, own, image)

@@ -58,12 +58,12 @@ def find_run(path: Path) -> TeacherRun:
     if path.is_dir():
         config_path = _config_of_folder(path)
         config = load_config(config_path)
-        folder = _checkpoint_folder(config_path, config) if config_path.parent == path else path
+        folder = checkpoint_folder(config_path, config) if config_path.parent == path else path
         checkpoint_path = latest_checkpoint(folder)
     elif path.suffix in (".yml", ".yaml"):
         config_path = path
         config = load_config(config_path)
-        checkpoint_path = latest_checkpoint(_checkpoint_folder(config_path, config))
+        checkpoint_path = latest_checkpoint(checkpoint_folder(config_path, config))
     elif _CHECKPOINT_NAME.fullmatch(path.name):
         config_path = _config_of_checkpoint(path)
         config = load_config(config_path)
@@ -176,8 +176,12 @@ def _config_of_checkpoint(checkpoint_path: Path) -> Path:
     )
 
 
-def _checkpoint_folder(config_path: Path, config: TrainerConfig) -> Path:
-    """Never through the config's output_dir: the run may have been moved."""
+def checkpoint_folder(config_path: Path, config: TrainerConfig) -> Path:
+    """Where a run's checkpoints are: never through its output_dir, for it may have been moved.
+
+    Raises:
+        InputError: nowhere.
+    """
     said = Path(config.relative_model_dir)
     names = [said, Path("nerfstudio_models")] if stays_inside(said) else [Path("nerfstudio_models")]
     folders = [config_path.parent / name for name in names]

@@ -31,7 +31,6 @@ from pvd_nerfstudio.teacher.building import build, building, implementation_of, 
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, digest, load_state, load_weight
 from pvd_nerfstudio.teacher.old_layouts import current_layout
 
-
 LARGEST_DENSITY = 1e10
 """What is denser is as opaque in any sample."""
 

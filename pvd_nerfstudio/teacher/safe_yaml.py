@@ -64,8 +64,8 @@ def load_config(path: Path) -> TrainerConfig:
 
     Returns:
         Of a run of ours, the trainer's config, equal to the one that was saved. Of another, nerfstudio's plain one
-        with its `method_name`, `relative_model_dir`, model, dataparser and what the data manager says about images. Paths become
-        paths of this operating system.
+        with its `method_name`, `relative_model_dir`, model, dataparser and what the data manager says about images.
+        Paths become paths of this operating system.
 
     Raises:
         InputError: the file cannot be read, is not such a config, asks for something that is not allowed, has a value

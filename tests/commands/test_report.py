@@ -105,7 +105,7 @@ def test_without_images_it_speaks_of_the_teacher_alone(
 ) -> None:
     from pvd_nerfstudio.data.datamanager import DistillationDataset
 
-    monkeypatch.setattr(DistillationDataset, "has_images", False)
+    monkeypatch.setattr(DistillationDataset, "has_image", [False, False])
     output = tmp_path / "r.html"
     Report(student.config, output=output, views=2).run()
     report = json.loads(output.with_suffix(".json").read_text())

@@ -4,17 +4,24 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Run, distil_config
 from helpers import start
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.dnerf_dataparser import DNeRFDataParserConfig
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from nerfstudio.data.dataparsers.scannet_dataparser import ScanNetDataParserConfig
+from PIL import Image
 
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
 from pvd_nerfstudio.data.poses import readable
+from pvd_nerfstudio.data.reviewed import reading
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import occupied_region
@@ -89,7 +96,7 @@ def test_conversion_with_poses_and_no_images(teacher: Run, turntable: Path, tmp_
     real = torch.tensor([frame["transform_matrix"] for frame in meta["frames"]])[:, :3]
     torch.testing.assert_close(data.train_cameras.camera_to_worlds, real)
     metrics, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
-    assert 5 < metrics["psnr"] < 60
+    assert "psnr" not in metrics and 5 < metrics["psnr_teacher"] < 60
 
 
 def test_views_stand_about_what_the_teacher_shows(teacher: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,3 +108,125 @@ def test_views_stand_about_what_the_teacher_shows(teacher: Run, monkeypatch: pyt
     monkeypatch.setattr(frozen, "density", lambda positions, extent: 50.0 * (positions[:, :1] > 0.5).float())
     region = occupied_region(frozen)
     assert region is not None and 0.4 < region[0] < 0.51 and region[1] == pytest.approx(-1.5)
+
+
+def convert(teacher: Run, output: Path, *options: str, steps: int = 12):
+    trainer = start(
+        distil_config(output, "--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", str(steps), *options)
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("kind", ["blender-data", "nerfstudio-data", "instant-ngp-data"])
+def test_a_first_image_that_is_missing_costs_no_pose(kind: str, turntable: Path) -> None:
+    """Dataparsers open the first image to learn how large all are."""
+    (turntable / "train" / "r_0.png").unlink()
+    parser = {
+        "blender-data": BlenderDataParserConfig(data=turntable),
+        "nerfstudio-data": NerfstudioDataParserConfig(data=turntable),
+        "instant-ngp-data": InstantNGPDataParserConfig(data=turntable),
+    }[kind]
+    before = 12 if kind == "blender-data" else 11
+    found, _ = readable(parser, size=7)
+    assert found is not None
+    outputs = found.setup().get_dataparser_outputs(split="train")
+    assert len(outputs.cameras) >= before - 1 and outputs.cameras.width.unique().tolist() == [40]
+
+
+def test_training_goes_on_from_the_images_that_are_there(teacher: Run, turntable: Path, tmp_path: Path, capsys) -> None:
+    (turntable / "train" / "r_0.png").unlink()
+    options = ("--data", str(turntable), "--pipeline.distillation.training-images", "True")
+    data = convert(teacher, tmp_path, *options).pipeline.datamanager
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Of 12 training images 1 are missing" in said and "r_0.png" in said and "stand in" not in said
+    assert len(data.train_cameras) == 12 and data.has_images
+    seen = data.seen(torch.arange(12), torch.zeros(12, 2).long())
+    assert seen.tolist() == [False] + [True] * 11
+
+
+def test_an_evaluation_image_that_is_missing_counts_in_no_mean(
+    teacher: Run, turntable: Path, tmp_path: Path, capsys
+) -> None:
+    whole = convert(teacher, tmp_path / "one", "--data", str(turntable)).pipeline
+    alone = [whole.get_eval_image_metrics_and_images(step)[0] for step in range(8)]
+    (turntable / "val" / "r_0.png").unlink()
+    torn = convert(teacher, tmp_path / "other", "--data", str(turntable)).pipeline
+    assert "val/r_0.png" in "".join(capsys.readouterr().out.split())
+    found = torn.get_average_eval_image_metrics()
+    assert any(found["psnr"] == pytest.approx(metrics["psnr"], abs=1e-3) for metrics in alone)
+    assert any(found["psnr_teacher"] == pytest.approx(metrics["psnr_teacher"], abs=1e-3) for metrics in alone)
+
+
+def test_where_all_images_are_gone_no_psnr_is_that_of_images(teacher: Run, turntable: Path, tmp_path: Path) -> None:
+    for path in turntable.rglob("*.png"):
+        path.unlink()
+    pipeline = convert(teacher, tmp_path, "--data", str(turntable)).pipeline
+    found = pipeline.get_average_eval_image_metrics()
+    assert "psnr" not in found and "ssim" not in found and found["psnr_teacher"] > 5
+
+
+def test_a_data_set_without_an_evaluation_view(teacher: Run, turntable: Path, tmp_path: Path, capsys) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(teacher.folder, copied)
+    (copied / "dataparser_transforms.json").unlink()
+    options = ("nerfstudio-data", "--data", str(turntable), "--train-split-fraction", "1.0", "--scene-scale", "1.5")
+    options += ("--orientation-method", "none", "--center-method", "none", "--auto-scale-poses", "False")
+    pipeline = convert(Run(copied), tmp_path / "out", *options).pipeline
+    assert "nothing to evaluate on" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(InputError, match="nothing to evaluate on"):
+        pipeline.get_average_eval_image_metrics()
+
+
+@pytest.mark.parametrize("parser", [NerfstudioDataParserConfig, InstantNGPDataParserConfig, BlenderDataParserConfig])
+def test_paths_of_windows(parser, turntable: Path) -> None:
+    for path in turntable.glob("*.json"):
+        meta = json.loads(path.read_text())
+        for frame in meta["frames"]:
+            frame["file_path"] = frame["file_path"].replace("/", "\\")
+        path.write_text(json.dumps(meta))
+    config = parser(data=turntable)
+    with reading(config, named_by_user=False):
+        outputs = config.setup().get_dataparser_outputs(split="train")
+    assert outputs.image_filenames and all(path.is_file() for path in outputs.image_filenames)
+
+
+@pytest.fixture()
+def scannet(tmp_path: Path) -> Path:
+    """Twelve posed images in ScanNet's layout."""
+    folder = tmp_path / "scannet"
+    for name in ("color", "depth", "pose", "intrinsic"):
+        (folder / name).mkdir(parents=True)
+    np.savetxt(folder / "intrinsic" / "intrinsic_color.txt", np.diag([50.0, 50.0, 1.0, 1.0]))
+    for number in range(12):
+        pose = np.eye(4)
+        pose[:3, 3] = (np.cos(number), np.sin(number), 0.1 * number)
+        np.savetxt(folder / "pose" / f"{number}.txt", pose)
+        Image.new("RGB", (40, 40)).save(folder / "color" / f"{number}.jpg")
+        Image.new("L", (40, 40)).save(folder / "depth" / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["scannet", "instant-ngp", "d-nerf"])
+@pytest.mark.parametrize("folders", [False, True])
+def test_poses_of_other_data_sets(kind: str, folders: bool, scannet: Path, turntable: Path) -> None:
+    config: DataParserConfig = {
+        "scannet": ScanNetDataParserConfig(data=scannet, load_3D_points=False),
+        "instant-ngp": InstantNGPDataParserConfig(data=turntable),
+        "d-nerf": DNeRFDataParserConfig(data=turntable),
+    }[kind]
+    if kind == "d-nerf":
+        for path in turntable.glob("transforms_*.json"):
+            meta = json.loads(path.read_text())
+            path.write_text(json.dumps(meta | {"frames": [frame | {"time": 0.0} for frame in meta["frames"]]}))
+    before = config.setup().get_dataparser_outputs(split="train")
+    for path in [*config.data.rglob("*.png"), *config.data.rglob("*.jpg")]:
+        path.unlink()
+    for name in ("color", "depth", "train", "val", "test"):
+        if folders and (config.data / name).is_dir():
+            shutil.rmtree(config.data / name)
+    poses, problem = readable(config, size=40)
+    assert poses is not None and problem is not None
+    after = poses.setup().get_dataparser_outputs(split="train")
+    torch.testing.assert_close(after.cameras.camera_to_worlds, before.cameras.camera_to_worlds)
+    assert after.image_filenames == before.image_filenames

@@ -1,7 +1,8 @@
 """Pseudo views look like the real ones: where they stand, what they look at, what they see."""
 
+import pytest
 import torch
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Generator
 
 from pvd_nerfstudio.data import pseudo, views
@@ -98,3 +99,17 @@ def test_views_along_a_path_stay_near_it() -> None:
     assert where[:, 1:].norm(dim=-1).max() <= 0.3 + 1e-5  # of a way to the third neighbour
     assert -0.1 <= where[:, 0].min() and where[:, 0].max() <= 20.1
     assert len(where[:, 0].int().unique()) > 15
+
+
+@pytest.mark.parametrize("kind", [CameraType.EQUIRECTANGULAR, CameraType.FISHEYE, CameraType.VR180_L])
+def test_cameras_that_see_all_around_are_followed_by_their_positions(kind: CameraType) -> None:
+    """They all look the same way, which says nothing about where one may stand."""
+    poses = torch.eye(4)[:3].repeat(20, 1, 1)
+    poses[:, 0, 3] = torch.arange(20.0)
+    real = Cameras(poses, 50.0, 50.0, 50.0, 25.0, width=100, height=50, camera_type=kind)
+    seen = pseudo.PseudoViews(real)
+    assert seen.kind == "path"
+    made = seen(64, Generator().manual_seed(0))
+    assert (made.camera_type == kind.value).all()
+    places = made.camera_to_worlds[:, :, 3]
+    assert places[:, 0].min() > -0.5 and places[:, 0].max() < 19.5 and places[:, 1:].abs().max() < 0.5

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, Run, distil_config, train_stock
+from helpers import start
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.utils.eval_utils import eval_setup
@@ -19,11 +20,12 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.commands.demo import small_nerfacto, train
 from pvd_nerfstudio.commands.demo_scene import CAMERA_ANGLE_X
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
-from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.rendering.space import Space, Spacing
 from pvd_nerfstudio.student.model import StudentModelConfig, image_metrics
 from pvd_nerfstudio.teacher.adapters import Answer, log_of
-from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid
+from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid, needed_bend
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
@@ -128,3 +130,47 @@ def test_a_contracted_teacher_is_converted_with_its_sky(unbounded: Run, tmp_path
     assert image_metrics(own, theirs)["psnr"] > 20
     native = pipeline.comparison.teacher.render(camera)
     assert image_metrics(theirs, native)["psnr"] > 25
+
+
+class Shell:
+    """A teacher of one opaque ball in contracted space."""
+
+    device = torch.device("cpu")
+    space = Space(0.05, 1000.0, contracted=True, background="black")
+
+    def __init__(self, centre: float, radius: float) -> None:
+        self._centre, self._radius = torch.tensor([centre, 0.0, 0.0]), radius
+
+    def density(self, positions: torch.Tensor, extent: float) -> torch.Tensor:
+        del extent
+        return 1e3 * ((positions - self._centre).norm(dim=-1, keepdim=True) < self._radius).float()
+
+
+def bend_from(camera: float, ball: Shell) -> float:
+    def rays(count: int, generator: torch.Generator) -> RayBundle:
+        aside = 0.02 * torch.randn(count, 3, generator=generator)
+        towards = torch.nn.functional.normalize(torch.tensor([1.0, 0.0, 0.0]) + aside, dim=-1)
+        origins = torch.tensor([camera, 0.0, 0.0]).expand(count, 3)
+        return RayBundle(origins, towards, torch.ones(count, 1))
+
+    return needed_bend(ball, rays, seed=0)  # type: ignore[arg-type]
+
+
+def test_samples_follow_what_is_shown_and_not_where_cameras_stand() -> None:
+    assert bend_from(-20.0, Shell(0.0, 0.5)) > 8  # far out, and what it looks at is in the middle
+    assert bend_from(20.0, Shell(25.0, 2.0)) < 2  # a room in metres: it is as far out as the camera
+    assert bend_from(-3.0, Shell(0.0, 0.5)) == pytest.approx(2.5 / 2**0.5, rel=0.1)
+
+
+def test_coordinates_of_a_map_are_refused_with_a_remedy(unbounded: Run, tmp_path: Path, monkeypatch) -> None:
+    from pvd_nerfstudio.data.datamanager import DistillationDataManager
+
+    setup = DistillationDataManager.setup_train
+
+    def far_out(self: Any) -> None:
+        setup(self)
+        self.train_cameras.camera_to_worlds[:, :, 3] += 4e6
+
+    monkeypatch.setattr(DistillationDataManager, "setup_train", far_out)
+    with pytest.raises(InputError, match="4,000,0.. away.*map coordinates.*auto-scale-poses"):
+        start(distil_config(tmp_path, "--teacher-checkpoint", str(unbounded.folder), "--max-num-iterations", "2"))

@@ -20,7 +20,7 @@ from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerElement, Viewe
 from PIL import Image
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.pipeline.comparison import DIFFERENCE, TEACHER, Comparison, difference
+from pvd_nerfstudio.pipeline.comparison import DIFFERENCE, TEACHER, difference
 from pvd_nerfstudio.pipeline.panel import TITLE
 
 HOSTILE = "{window.executed = 1} <img src=x onerror=window.executed=1> [a](javascript:1) **b**"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import change_state
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
-from helpers import change_state
 from teachers import FAMILIES, config_of
 
 from pvd_nerfstudio.data.views import concatenate

@@ -10,7 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from pvd_nerfstudio.commands.report.figures import ComparedView
-from pvd_nerfstudio.data.datamanager import has_images, mask_of
+from pvd_nerfstudio.data.datamanager import mask_of, photographed
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.model import image_metrics
 
@@ -78,10 +78,12 @@ def measure(pipeline: StudentPipeline, count: int) -> Iterator[tuple[float, Meas
     """
     dataset: Any = pipeline.datamanager.eval_dataset
     student, comparison, measured = pipeline.student, pipeline.comparison, Measured()
-    count = min(count or len(dataset), len(dataset))
+    there = photographed(dataset) or list(range(len(dataset)))
+    count = min(count or len(there), len(there))
     student.eval()
     student.beside = None
-    for view in torch.linspace(0, len(dataset) - 1, count).round().long().unique().tolist():
+    for number in torch.linspace(0, len(there) - 1, count).round().long().unique().tolist():
+        view = there[number]
         camera = dataset.cameras[view : view + 1].to(pipeline.device)
         measured.views.append(view)
         own = student.get_outputs_for_camera(camera)["rgb"]
@@ -89,7 +91,7 @@ def measure(pipeline: StudentPipeline, count: int) -> Iterator[tuple[float, Meas
         if measured.metrics or count == 1:  # both are warm by now
             _take_times(pipeline, camera, measured)
         truth = None
-        if has_images(dataset):
+        if view in photographed(dataset):
             truth = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(own))
         mask = mask_of(dataset, view)
         pairs = {

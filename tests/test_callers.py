@@ -1,0 +1,100 @@
+"""Other tools call us: nerfstudio's own test of methods, nerfbaselines, and the stock commands on a copied run."""
+
+import shutil
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Run, quiet
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.configs.method_configs import all_methods
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.scripts.train import train_loop
+from nerfstudio.utils.eval_utils import eval_setup
+
+from pvd_nerfstudio.teacher.safe_yaml import load_config
+
+
+@pytest.mark.parametrize("student", ["mlp", "hash", "vm", "cp", "triplane", "sparse", "hybrid"])
+def test_attributes_that_are_set_later_count(student: str, teacher: Run, scene: Path, tmp_path: Path) -> None:
+    """As nerfstudio's tests/test_train.py does: a registered method, its attributes, and `train_loop`."""
+    config: Any = deepcopy(all_methods["pvd-distill"])
+    config.teacher_checkpoint = teacher.folder
+    config.student = student
+    config = quiet(config, tmp_path, student)
+    config.max_num_iterations = 2
+    config.pipeline.datamanager.dataparser.data = scene
+    config.pipeline.model.grid_resolution, config.pipeline.model.render_step_size = 24, 0.05
+    config.pipeline.distillation.rays_per_chunk = config.pipeline.distillation.points_per_chunk = 256
+    model = config.pipeline.model
+    for name in ("vm", "cp", "triplane"):
+        getattr(model, name).resolution, getattr(model, name).start_resolution = 16, 8
+    model.sparse.resolution, model.hash.log2_hashmap_size, model.mlp.hidden_dim = 16, 10, 32
+    train_loop(0, 1, config)
+    assert (config.get_checkpoint_dir() / "step-000000001.ckpt").is_file()
+
+
+class NoViews(DataParser):
+    """nerfbaselines opens a finished run with a dataparser that has no images and, for rendering, no cameras."""
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        del split, kwargs
+        return DataparserOutputs(
+            image_filenames=[],
+            cameras=Cameras(
+                torch.zeros(0, 3, 4), torch.zeros(0, 1), torch.zeros(0, 1), torch.zeros(0, 1), torch.zeros(0, 1)
+            ),
+            scene_box=SceneBox(torch.tensor([[-1.5] * 3, [1.5] * 3])),
+        )
+
+
+@pytest.mark.parametrize("with_teacher", [True, False])
+def test_a_finished_run_opens_without_a_camera_renders_and_is_saved(
+    with_teacher: bool, student: Run, tmp_path: Path
+) -> None:
+    config: Any = load_config(student.config)
+    camera = eval_setup(student.config, test_mode="inference")[1].datamanager.eval_dataset.cameras[:1]
+    config.load_dir, config.load_checkpoint = student.checkpoints, None
+    config.output_dir, config.vis = tmp_path, "tensorboard"
+    config.pipeline.datamanager.dataparser = DataParserConfig(_target=NoViews)
+    if not with_teacher:
+        config.pipeline.teacher = tmp_path / "gone.ckpt"
+    trainer = config.setup()
+    trainer.setup()
+    before = trainer.pipeline.model.get_outputs_for_camera(camera)["rgb"]
+    trainer.base_dir.mkdir(parents=True, exist_ok=True)
+    trainer.checkpoint_dir = tmp_path / "saved"
+    trainer.save_checkpoint(59)
+    config.load_dir = tmp_path / "saved"
+    again = config.setup()
+    again.setup()
+    torch.testing.assert_close(again.pipeline.model.get_outputs_for_camera(camera)["rgb"], before)
+
+
+def test_an_error_of_ours_leaves_other_methods_alone() -> None:
+    code = (
+        "import sys; sys.modules['pvd_nerfstudio.trainer'] = None;"
+        "from nerfstudio.configs.method_configs import all_descriptions; print(all_descriptions['pvd-distill']);"
+        "assert 'nerfacto' in all_descriptions"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "pvd-distill cannot be used here: ModuleNotFoundError" in done.stdout, done.stderr
+
+
+def test_a_run_that_was_copied_opens_from_there(student: Run, tmp_path: Path, monkeypatch) -> None:
+    """nerfstudio looks for checkpoints where config.yml says that they were written, from the working directory."""
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(student.folder, copied)
+    path = next((copied / "nerfstudio_models").iterdir())
+    saved = torch.load(path, weights_only=True)
+    saved["pipeline"]["_model.field.color_head.layers.2.bias"].fill_(3.0)
+    torch.save(saved, path)
+    monkeypatch.chdir("/")
+    _, pipeline, found, _ = eval_setup(copied / "config.yml", test_mode="inference")
+    assert found == path
+    assert float(pipeline.model.field.color_head.layers[2].bias.min()) == 3.0
