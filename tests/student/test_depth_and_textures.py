@@ -51,7 +51,7 @@ def test_a_texture_is_never_black_where_no_sample_lies(pipeline: Any) -> None:
     model = pipeline.model
     empty = (~model.grid.occupied).nonzero()[:50] + 0.5
     low, high = model.grid.aabb
-    origins = low + empty / model.grid.resolution * (high - low)
+    origins = (low + empty / model.grid.resolution * (high - low)).contiguous()
     towards = torch.nn.functional.normalize(torch.ones(50, 3), dim=-1)
     length = 1e-3
     one = torch.ones(50, 1)
