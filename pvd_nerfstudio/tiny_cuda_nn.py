@@ -69,9 +69,9 @@ class Module(nn.Module):
         self.n_input_dims, self.n_output_dims, self._parts = n_input_dims, n_output_dims, parts
         self.params = nn.Parameter(torch.zeros(sum(count for _, count in parts)))
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         """torch's; a vector of another length is explained."""
-        saved, errors = state_dict.get(f"{prefix}params"), args[-1]
+        saved, errors = state_dict.get(f"{prefix}params"), kwargs["error_msgs"] if kwargs else args[-1]
         if isinstance(saved, Tensor) and saved.shape != self.params.shape:
             of = ", ".join(f"{count:,} of the {name}" for name, count in self._parts) or "none"
             errors.append(
@@ -79,7 +79,7 @@ class Module(nn.Module):
                 f"tiny-cuda-nn has {len(self.params):,} ({of})"
             )
             return
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
 class Encoding(Module):

@@ -6,7 +6,8 @@ Not on the list are nerfstudio's Minimal (unpickles), Dycheck (writes scaled cop
 (another package reads its tables), and those of plugins: the user has to name them.
 """
 
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -77,7 +78,8 @@ def review(dataparser: DataParserConfig) -> None:
         )
 
 
-def reading(dataparser: DataParserConfig, named_by_user: bool) -> AbstractContextManager[None]:
+@contextmanager
+def reading(dataparser: DataParserConfig, named_by_user: bool) -> Iterator[None]:
     """Around whatever a dataparser does.
 
     Args:
@@ -87,12 +89,12 @@ def reading(dataparser: DataParserConfig, named_by_user: bool) -> AbstractContex
     Raises:
         InputError: it tries more than to read.
     """
-    stack = ExitStack()
-    if not named_by_user:
-        stack.enter_context(contained(f"The data set {dataparser.data}, read as a file says,"))
-    for module in (nerfstudio_dataparser, instant_ngp_dataparser, blender_dataparser):
-        stack.enter_context(mock.patch.object(module, "load_from_json", _with_slashes))
-    return stack
+    with ExitStack() as stack:
+        if not named_by_user:
+            stack.enter_context(contained(f"The data set {dataparser.data}, read as a file says,"))
+        for module in (nerfstudio_dataparser, instant_ngp_dataparser, blender_dataparser):
+            stack.enter_context(mock.patch.object(module, "load_from_json", _with_slashes))
+        yield
 
 
 def _with_slashes(path: Path) -> Any:

@@ -127,7 +127,7 @@ def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any
         against = " and ".join(f"{_psnr(image, truth):.2f} dB" for image in (native, own) if image is not None)
         said.append(f"{against} against the data set's images")
     say(f"Teacher on {len(views)} views: {'; '.join(said)}.")
-    ours, theirs = SHOWN.get(renderer.background_color), SHOWN.get(teacher.space.background)
+    ours, theirs = SHOWN.get(str(renderer.background_color)), SHOWN.get(teacher.space.background)
     if ours is not None and theirs is not None and ours != theirs:
         _warn(
             f"Where nothing is hit the student shows {ours} and the teacher {theirs}, so these numbers compare two "
