@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Run, quiet
+from conftest import Run, distil_config, quiet
+from helpers import start
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
@@ -17,6 +18,8 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils.eval_utils import eval_setup
 
+from pvd_nerfstudio.teacher.checkpoint import find_run
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.safe_yaml import load_config
 
 
@@ -98,3 +101,15 @@ def test_a_run_that_was_copied_opens_from_there(student: Run, tmp_path: Path, mo
     _, pipeline, found, _ = eval_setup(copied / "config.yml", test_mode="inference")
     assert found == path
     assert float(pipeline.model.field.color_head.layers[2].bias.min()) == 3.0
+
+
+def test_a_hash_student_in_tiny_cuda_nns_layout_opens_without_it(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "hash", "--max-num-iterations", "20")
+    trainer = start(distil_config(tmp_path, *options, "--pipeline.model.hash.implementation", "tcnn"))
+    trainer.train()
+    _, pipeline, path, _ = eval_setup(trainer.base_dir / "config.yml", test_mode="inference")
+    assert "_model.field.table.tcnn_encoding.params" in torch.load(path, weights_only=True)["pipeline"]
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    rgb = pipeline.model.get_outputs_for_camera(camera)["rgb"]
+    torch.testing.assert_close(rgb, trainer.pipeline.student.eval().get_outputs_for_camera(camera)["rgb"])
+    assert FrozenTeacher(find_run(trainer.base_dir), "cpu").has_density

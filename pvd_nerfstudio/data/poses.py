@@ -39,7 +39,7 @@ def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig 
     otherwise = (None, problem) if problems[0] else (dataparser, None)
     try:
         poses = _without_images(dataparser, size)
-    except (OSError, ValueError, InputError):
+    except Exception:  # files of poses may hold anything
         return otherwise
     remain = any(_problem(poses, split) for split, before in zip(SPLITS, problems) if before)
     return otherwise if remain or not _whole(poses) else (poses, problem)

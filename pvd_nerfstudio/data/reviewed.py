@@ -30,6 +30,7 @@ from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudio, SDFStudi
 from nerfstudio.data.dataparsers.sitcoms3d_dataparser import Sitcoms3D, Sitcoms3DDataParserConfig
 from nerfstudio.utils.io import load_from_json
 
+from pvd_nerfstudio.data import poses
 from pvd_nerfstudio.data.llff import LLFF, LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVF, NSVFDataParserConfig
 from pvd_nerfstudio.data.orbit import OrbitDataParser, OrbitDataParserConfig
@@ -92,7 +93,7 @@ def reading(dataparser: DataParserConfig, named_by_user: bool) -> Iterator[None]
     with ExitStack() as stack:
         if not named_by_user:
             stack.enter_context(contained(f"The data set {dataparser.data}, read as a file says,"))
-        for module in (nerfstudio_dataparser, instant_ngp_dataparser, blender_dataparser):
+        for module in (nerfstudio_dataparser, instant_ngp_dataparser, blender_dataparser, poses):
             stack.enter_context(mock.patch.object(module, "load_from_json", _with_slashes))
         yield
 

@@ -230,3 +230,13 @@ def test_poses_of_other_data_sets(kind: str, folders: bool, scannet: Path, turnt
     after = poses.setup().get_dataparser_outputs(split="train")
     torch.testing.assert_close(after.cameras.camera_to_worlds, before.cameras.camera_to_worlds)
     assert after.image_filenames == before.image_filenames
+
+
+@pytest.mark.parametrize("damage", [{"file_path": 5}, {"w": "wide"}, {"w": None}])
+def test_poses_that_hold_anything_are_not_a_data_set(damage: dict, turntable: Path) -> None:
+    meta = json.loads((turntable / "transforms.json").read_text())
+    meta["frames"][0] |= damage
+    (turntable / "transforms.json").write_text(json.dumps({"frames": meta["frames"]}))
+    (turntable / "train" / "r_0.png").unlink()
+    poses, problem = readable(NerfstudioDataParserConfig(data=turntable), size=40)
+    assert poses is None and problem is not None
