@@ -18,7 +18,6 @@ from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, seeded_gener
 from pvd_nerfstudio.distillation.losses import pixel_errors
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
-from pvd_nerfstudio.student.fields.base import to_density
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import query_pixels
@@ -122,7 +121,7 @@ class ChunkSource:
         """The student's rendering of the same samples."""
         samples, count = rendered.samples, len(rendered.rgb)
         log_density, colors = self._student.answer(rendered.positions, rendered.directions)
-        index, density = samples.ray_indices, to_density(log_density)
+        index, density = samples.ray_indices, self._student.field.to_density(log_density)
         weights = render_weights(density, samples.ends - samples.starts, index, count)
         rgb = accumulate(weights, colors, index, count)
         opacity = accumulate(weights, None, index, count)

@@ -22,11 +22,9 @@ from pvd_nerfstudio.teacher.capabilities import capabilities_table
 from pvd_nerfstudio.teacher.check import check_frame, check_renderings, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
-from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid, fill_grid_from_views, needed_bend
+from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid, fill_grid_from_views
+from pvd_nerfstudio.teacher.shown import shown_along_rays, shown_in_views
 from pvd_nerfstudio.teacher.targets import SharedSamples
-
-OUTSIDE = 1.001
-"""Coordinate from which on a camera stands outside the unit box, rounding apart."""
 
 
 def load_teacher(config: DistillationPipelineConfig, device: Any) -> FrozenTeacher | None:
@@ -65,7 +63,7 @@ def meet(
     projection = _align_features(teacher, student, config)
     CONSOLE.print(_capabilities(teacher, student, config))
     if student.grid.contracted:
-        _see_from_afar(teacher, student, data, config)
+        _check_reach(teacher, data)
     if not teacher.has_density:
         say("The teacher has no field that answers at points: its renderings alone are distilled.")
         if config.active.poses or config.active.points:
@@ -74,13 +72,11 @@ def meet(
     return projection
 
 
-def _see_from_afar(
-    teacher: FrozenTeacher, student: StudentModel, data: DistillationDataManager, config: DistillationPipelineConfig
-) -> None:
-    """Fit the samples of contracted space to cameras outside the unit box.
+def _check_reach(teacher: FrozenTeacher, data: DistillationDataManager) -> None:
+    """Refuse cameras of contracted space that stand where no ray goes.
 
     Raises:
-        InputError: they stand where no ray goes.
+        InputError: they do.
     """
     reach = float(data.train_cameras.camera_to_worlds[:, :, 3].abs().amax())
     if reach > teacher.space.far:
@@ -89,10 +85,6 @@ def _see_from_afar(
             f"{teacher.space.far:,.0f}. Are these map coordinates? Let the dataparser centre and scale them as it did "
             "for the teacher (--center-method poses, --auto-scale-poses True), or leave it out to keep its options."
         )
-    if reach <= OUTSIDE or not teacher.has_density:
-        student.see_from(0.0 if reach <= OUTSIDE else reach + 1)
-    else:
-        student.see_from(needed_bend(teacher, data.draw_rays, config.seed))
 
 
 def equip(
@@ -102,7 +94,7 @@ def equip(
     config: DistillationPipelineConfig,
     grow: Callable[[], object],
 ) -> None:
-    """Give the student its occupancy grid, its first size and the teacher's colour head.
+    """Give the student its scale, its occupancy grid, its first size and the teacher's colour head.
 
     Args:
         teacher: gives.
@@ -114,6 +106,7 @@ def equip(
     Raises:
         InputError: the teacher shows nothing.
     """
+    _fit_space(teacher, student, data, config)
     if teacher.has_density:
         fill_grid(student.grid, teacher, student.spacing, config.threshold)
         if student.grid.contracted:
@@ -123,6 +116,22 @@ def equip(
     grow()
     if config.inherit_color_head:
         student.inherit_color_head(teacher.color_head())
+
+
+def _fit_space(
+    teacher: FrozenTeacher, student: StudentModel, data: DistillationDataManager, config: DistillationPipelineConfig
+) -> None:
+    """Fit the student's space and samples to what is seen, whatever the unit of the poses."""
+    if not student.grid.contracted:
+        student.fit_box()
+        return
+    if teacher.has_density:
+        shown = shown_along_rays(teacher, data.draw_rays, config.seed)
+    else:
+        shown = shown_in_views(teacher, data.draw_views, config.seed)
+    scale = student.config.scale or shown.scale
+    student.fit(scale, shown.bend(scale))
+    say(f"Space is contracted beyond {scale:.3g} from the middle, within which half of what is seen lies.")
 
 
 def compare_renderings(teacher: FrozenTeacher, student: StudentModel, data: DistillationDataManager) -> None:

@@ -16,7 +16,6 @@ from pvd_nerfstudio.distillation.active.levels import ActiveLearning
 from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, Stage
-from pvd_nerfstudio.rendering.space import stretch
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.adapters import point_samples
 
@@ -121,12 +120,12 @@ class TrainingStep:
         if weights.feature and teacher.feature is not None:
             feature = student["feature"] if self.projection is None else self.projection(student["feature"])
             terms["feature_loss"] = weights.feature * losses.feature_loss(feature, teacher.feature, norm)
-        per_cell = stretch(teacher.positions, self._student.grid.contracted).log()
+        per_cell = self._student.grid.stretch(teacher.positions).log()
         density = student["log_density"] + per_cell, teacher.log_density + per_cell
         if weights.log_density:
             terms["log_density_loss"] = weights.log_density * losses.log_density_loss(*density, norm)
         if weights.opacity:
-            step_size = self._student.spacing.step_size
+            step_size = self._student.spacing.step_size / self._student.grid.scale
             terms["opacity_loss"] = weights.opacity * losses.opacity_loss(*density, step_size, norm)
         if weights.color:
             terms["color_loss"] = weights.color * losses.color_loss(student["rgb"], teacher.rgb, teacher.weight, norm)

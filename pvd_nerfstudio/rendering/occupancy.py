@@ -9,11 +9,11 @@ import nerfacc
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
-from pvd_nerfstudio.rendering.space import Spacing, to_unit, to_world
+from pvd_nerfstudio.rendering.space import Region, Spacing
 
 VisibleFn = Callable[[Float[Tensor, "points 3"]], Bool[Tensor, "points"]]
 
@@ -47,7 +47,7 @@ def unpacked(bits: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "*shape"]:
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count)).view(shape).bool()
 
 
-class OccupancyGrid(nn.Module):
+class OccupancyGrid(Region):
     """One bit a cell over the unit cube: does it hold density worth a sample?
 
     Args:
@@ -56,14 +56,11 @@ class OccupancyGrid(nn.Module):
         contracted: whether the cube is all of space, contracted, and not the scene box.
     """
 
-    aabb: Tensor
     bounds: Tensor
     occupied: Tensor
 
     def __init__(self, aabb: Float[Tensor, "2 3"], resolution: int, contracted: bool = False) -> None:
-        super().__init__()
-        self.contracted = contracted
-        self.register_buffer("aabb", aabb.clone())
+        super().__init__(aabb, contracted)
         self.register_buffer("bounds", aabb.clone())
         occupied = torch.ones(resolution, resolution, resolution, dtype=torch.bool)
         self.register_buffer("occupied", occupied, persistent=False)
@@ -121,7 +118,7 @@ class OccupancyGrid(nn.Module):
         """The cells about points."""
         coarse = self.resolution // 2
         hit = self.occupied.new_zeros(coarse, coarse, coarse)
-        unit = to_unit(positions, self.aabb, self.contracted)
+        unit = self.to_unit(positions)
         hit[tuple((unit * coarse).long().clamp(0, coarse - 1).T)] = True
         return _finer(_grown(hit), self.resolution)
 
@@ -135,7 +132,7 @@ class OccupancyGrid(nn.Module):
         cells = self.occupied.nonzero()
         octants = torch.cartesian_prod(*[torch.tensor([0.25, 0.75], device=cells.device)] * 3)
         unit = (cells[:, None] + octants) / self.resolution
-        positions = to_world(unit, self.aabb, self.contracted)
+        positions = self.to_world(unit)
         kept = cells[other.contains(positions).any(dim=1)]
         occupied = torch.zeros_like(self.occupied)
         occupied[tuple(kept.T)] = True
@@ -143,7 +140,7 @@ class OccupancyGrid(nn.Module):
 
     def contains(self, positions: Float[Tensor, "*batch 3"]) -> Bool[Tensor, "*batch"]:
         """Whether each position lies in an occupied cell; outside the cube never."""
-        unit = to_unit(positions, self.aabb, self.contracted) * self.resolution
+        unit = self.to_unit(positions) * self.resolution
         inside = ((unit >= 0) & (unit < self.resolution)).all(dim=-1)
         x, y, z = unit.clamp(0, self.resolution - 1).int().unbind(-1)
         return inside & self.occupied.view(-1)[(x * self.resolution + y) * self.resolution + z]
@@ -204,7 +201,7 @@ class OccupancyGrid(nn.Module):
         out = torch.zeros(corners.shape[:3], dtype=torch.bool, device=self.aabb.device)
         wanted = torch.ones_like(out) if mask is None else mask
         # The outermost corners lie on the box itself, where fields that clip to it answer zero.
-        points = to_world(corners[wanted].clamp(3e-5, 1 - 3e-5), self.aabb, self.contracted)
+        points = self.to_world(corners[wanted].clamp(3e-5, 1 - 3e-5))
         if len(points):
             out[wanted] = torch.cat([visible(part) for part in points.split(chunk)])
         return out

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from nerfstudio.field_components.spatial_distortions import SceneContraction
-from torch import Tensor
+from torch import Tensor, nn
 
 Background = Literal["white", "black", "random", "last_sample"]
 
@@ -71,28 +71,46 @@ FACE = 1e-3
 """How far from its faces the cube of contracted space ends where it is mapped to the world."""
 
 
-def to_unit(
-    positions: Float[Tensor, "*batch 3"], aabb: Float[Tensor, "2 3"], contracted: bool
-) -> Float[Tensor, "*batch 3"]:
-    """World positions to the unit cube: the scene box or, contracted, all of space (the unit box in its middle)."""
-    if contracted:
-        return (_CONTRACT(positions) + 2) / 4
-    return (positions - aabb[0]) / (aabb[1] - aabb[0])
+class Region(nn.Module):
+    """A part of the world that is seen as the unit cube: the scene box or, contracted, all of space.
+
+    Contracted space has a box in its middle that is as it is (Mip-NeRF 360, eq. 10, in the infinity norm).
+
+    Args:
+        aabb: the scene box, lower and upper corner, `[2, 3]`.
+        contracted: whether the cube is all of space, contracted, and not the scene box.
+    """
+
+    aabb: Tensor
+    scale: float = 1.0
+    """World length that counts as one: densities are per it, and contracted space is as it is up to there."""
+
+    def __init__(self, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
+        super().__init__()
+        self.contracted = contracted
+        self.register_buffer("aabb", aabb.clone())
+
+    def to_unit(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+        """World positions to the unit cube."""
+        if self.contracted:
+            return (_CONTRACT(positions / self.scale) + 2) / 4
+        return (positions - self.aabb[0]) / (self.aabb[1] - self.aabb[0])
+
+    def to_world(self, unit: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+        """`to_unit` backwards; the faces of contracted space lie 250 scales away, and not infinitely far."""
+        if not self.contracted:
+            return self.aabb[0] + unit * (self.aabb[1] - self.aabb[0])
+        position = unit.clamp(FACE, 1 - FACE) * 4 - 2
+        norm = position.abs().amax(dim=-1, keepdim=True)
+        return self.scale * torch.where(norm <= 1, position, position / norm / (2 - norm))
+
+    def stretch(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
+        """World length of what is one long in the middle of a scene of scale 1, measured away from the middle."""
+        if not self.contracted:
+            return torch.full_like(positions[..., :1], self.scale)
+        return self.scale * stretch(positions / self.scale)
 
 
-def to_world(
-    unit: Float[Tensor, "*batch 3"], aabb: Float[Tensor, "2 3"], contracted: bool
-) -> Float[Tensor, "*batch 3"]:
-    """`to_unit` backwards; the faces of contracted space lie at a distance of 250, and not infinitely far."""
-    if not contracted:
-        return aabb[0] + unit * (aabb[1] - aabb[0])
-    position = unit.clamp(FACE, 1 - FACE) * 4 - 2
-    norm = position.abs().amax(dim=-1, keepdim=True)
-    return torch.where(norm <= 1, position, position / norm / (2 - norm))
-
-
-def stretch(positions: Float[Tensor, "*batch 3"], contracted: bool) -> Float[Tensor, "*batch 1"]:
-    """How much longer than in the middle a cell of the unit cube is at world positions, measured away from it."""
-    if not contracted:
-        return torch.ones_like(positions[..., :1])
+def stretch(positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
+    """How much longer than in the middle a cell of contracted space of scale 1 is, measured away from it."""
     return positions.abs().amax(dim=-1, keepdim=True).clamp_min(1.0).square()

@@ -26,8 +26,8 @@ from pvd_nerfstudio.input.ranges import COUNT, above, at_least
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
-from pvd_nerfstudio.rendering.space import Spacing, stretch
-from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
+from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.growth import Moment, grow
 from pvd_nerfstudio.student.registry import STUDENTS, StudentName
 
@@ -35,8 +35,10 @@ PointAnswers = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Positions and directions `[points, 3]` to log-density `[points, 1]` and colour `[points, 3]`."""
 
 BEND, LARGEST_BEND = 2.0, 8.0
-"""Distance from which samples in contracted space are even in disparity: behind most of what lies in the unit box; and
-the largest, wherever cameras stand, for a ray has twice as many samples as there are up to it."""
+"""Distance, in scales, from which samples in contracted space are even in disparity: behind most of what lies in the
+box in its middle; and the largest, for a ray has twice as many samples as there are up to it."""
+PAPERS_HALF_SIDE = 1.5
+"""Half a side of the scene boxes that the papers' bounds of the density are for: nerfstudio's of Blender's scenes."""
 
 NOTHING = 1e-3
 """Opacity under which a ray has met nothing."""
@@ -59,6 +61,7 @@ class StudentModelConfig(StudentSizes):
     """What is trained. The teacher's run gives what is left out."""
 
     ranges = {
+        "scale": above(0),
         "grid_resolution": at_least(2),
         "render_step_size": above(0),
         "disparity_from": above(0),
@@ -71,14 +74,17 @@ class StudentModelConfig(StudentSizes):
     _target: type = field(default_factory=lambda: StudentModel)
     student: StudentName = "mlp"
     """Architecture of the student; set it with --student."""
+    scale: float | None = None
+    """World length that counts as one: densities are per it, and contracted space is as it is up to there; left out:
+    in a scene box 2/3 of half its side, in contracted space half of what the teacher shows is nearer to the middle."""
     grid_resolution: int = 128
     """Cells of the occupancy grid along each side."""
     render_step_size: float | None = None
     """Length of a sample on a ray, in world units; left out: 1/400 of the diagonal of the scene box; in contracted
-    space 1/200 of that of the unit box, for rays there have many more samples."""
+    space 1/200 of that of the box in its middle, for rays there have many more samples."""
     disparity_from: float | None = None
     """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box; in
-    contracted space 2 or, where cameras stand outside the unit box, as far as what they show there needs, up to 8."""
+    contracted space as far as what cameras show needs, from 2 to 8 scales."""
     train_step_factor: float = 1.6
     """How much longer samples are in training than in images: fewer of them, at random places."""
     near_plane: float | None = None
@@ -86,7 +92,7 @@ class StudentModelConfig(StudentSizes):
     far_plane: float | None = None
     """Distance at which rays end; left out: the teacher's."""
     contracted: bool | None = None
-    """Whether space outside the unit box is contracted; left out: as the teacher's."""
+    """Whether space outside a box in its middle is contracted; left out: as the teacher's."""
     background_color: Literal["white", "black", "random", "last_sample"] | None = None
     """Colour where nothing is hit; left out: the teacher's. random: black in images, as in nerfstudio. last_sample:
     what the field shows at the far plane, in contracted space alone."""
@@ -147,8 +153,9 @@ class StudentModelConfig(StudentSizes):
 
     def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
         """How long samples are in images of a scene."""
-        length = 2 * math.sqrt(3) / 200 if self.contracted else float((aabb[1] - aabb[0]).norm()) / 400
-        bend = BEND if self.contracted else math.inf
+        scale = self.scale or 1.0
+        length = scale * 2 * math.sqrt(3) / 200 if self.contracted else float((aabb[1] - aabb[0]).norm()) / 400
+        bend = scale * BEND if self.contracted else math.inf
         return Spacing(self.render_step_size or length, self.disparity_from or bend)
 
 
@@ -170,7 +177,7 @@ class StudentModel(Model):
         options = {"parts": config.chosen_parts} if config.chosen.composed_of else {}
         self.field = config.chosen.setup(aabb=aabb, contracted=config.contracted, **options)
         self.grid = OccupancyGrid(aabb, config.grid_resolution, bool(config.contracted))
-        self.spacing = config.spacing(aabb)  # in contracted space the cameras may move the bend: see `see_from`
+        self._take_scale()  # the first time it is the hand-over's to say: see `fit`
         self.has_sky = bool(config.contracted) and config.background_color == "last_sample"
         self.renderer_rgb = RGBRenderer(background_color="black" if self.has_sky else config.background_color)
 
@@ -179,12 +186,27 @@ class StudentModel(Model):
         """Width of the feature vector; None where there is none."""
         return getattr(self.config.chosen, "feature_dim", None)
 
-    def see_from(self, bend: float) -> None:
-        """Let the samples of contracted space be even up to this distance, unless the user has said another."""
+    def fit(self, scale: float, bend: float = 0.0) -> None:
+        """Take a scale, and let the samples of contracted space be even up to a distance, unless the user has said so.
+
+        Args:
+            scale: what counts as one.
+            bend: the distance; it stays within bounds.
+        """
         config = self.config
+        config.scale = config.scale or scale
         if config.contracted and config.disparity_from is None:
-            config.disparity_from = min(max(BEND, bend), LARGEST_BEND)
-            self.spacing = config.spacing(self.grid.aabb)
+            config.disparity_from = config.scale * min(max(BEND, bend / config.scale), LARGEST_BEND)
+        self._take_scale()
+
+    def fit_box(self) -> None:
+        """Take the scale of the scene box, unless the user has said another."""
+        low, high = self.grid.aabb
+        self.fit(float((high - low).mean()) / 2 / PAPERS_HALF_SIDE)
+
+    def _take_scale(self) -> None:
+        self.field.scale = self.grid.scale = self.config.scale or 1.0
+        self.spacing = self.config.spacing(self.grid.aabb)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """One group, `fields`."""
@@ -200,16 +222,18 @@ class StudentModel(Model):
         """
 
         def occupied(unit: Tensor) -> Tensor:
-            return self.grid.contains(self.field.world(unit))
+            return self.grid.contains(self.field.to_world(unit))
 
         def seen_from_outside(unit: Tensor) -> tuple[Tensor, Tensor]:
             """The teacher's log-density per cell and colour, from about where cameras stand."""
             assert teacher is not None
-            positions = self.field.world(unit)
+            positions = self.field.to_world(unit)
             towards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
-            per_cell = stretch(positions, self.grid.contracted)
+            per_cell = self.grid.stretch(positions)
             # What lies behind the cameras is seen outwards from them.
-            behind = positions.abs().amax(dim=-1, keepdim=True) > max(1.0, self.spacing.bend - 1)
+            behind = positions.abs().amax(dim=-1, keepdim=True) > max(
+                self.grid.scale, self.spacing.bend - self.grid.scale
+            )
             log_density, rgb = teacher(positions, torch.where(behind, -towards, towards))
             return log_density + per_cell.log(), rgb
 
@@ -295,7 +319,7 @@ class StudentModel(Model):
         index = samples.ray_indices
         positions = samples.positions(rays.origins, rays.directions)
         log_density, rgb = self.answer(positions, rays.directions.index_select(0, index))
-        weights = render_weights(to_density(log_density), samples.ends - samples.starts, index, num_rays)
+        weights = render_weights(self.field.to_density(log_density), samples.ends - samples.starts, index, num_rays)
         premultiplied = accumulate(weights, rgb, index, num_rays)
         accumulation = accumulate(weights, None, index, num_rays)
         middle = (samples.starts + samples.ends) / 2

@@ -32,8 +32,8 @@ BUILT_IN: dict[str, type[FieldConfig]] = {
     "hybrid": HybridFieldConfig,
 }
 OWN = (
-    "ranges check student grid_resolution render_step_size disparity_from depth train_step_factor near_plane far_plane "
-    "contracted background_color chosen chosen_parts"
+    "ranges check student scale grid_resolution render_step_size disparity_from depth train_step_factor near_plane "
+    "far_plane contracted background_color chosen chosen_parts"
 )
 TAKEN = {*OWN.split(), *(option.name for option in fields(ModelConfig))}
 """What else the student's model has options for."""

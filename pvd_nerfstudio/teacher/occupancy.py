@@ -15,7 +15,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, VisibleFn
-from pvd_nerfstudio.rendering.space import Spacing, stretch, to_unit
+from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import DrawViews, look
 from pvd_nerfstudio.teacher.targets import SharedSamples
@@ -25,46 +25,12 @@ SEEN_RAYS = 1 << 14
 RAYS_AT_ONCE = 1 << 10
 SEEN = 1e-3
 """Compositing weight from which on a cell is seen."""
-BEND_RAYS, BEND_SAMPLES, NEAREST = 512, 128, 0.02
-"""Rays by which the length of samples is chosen, samples of each, and where these begin."""
 REGION_CELLS = 48
 """Cells along each side of the grid that tells roughly where something is."""
 GRID_VIEWS = 64
 """Views whose depth fills the grid of a teacher without density."""
 GRID_SIZE = 200
 """Longer side of those views in pixels; larger ones are scaled down."""
-
-
-@torch.no_grad()
-def needed_bend(teacher: FrozenTeacher, draw_rays: Callable[[int, Generator], RayBundle], seed: int) -> float:
-    """Distance up to which samples of contracted space must be even to be no longer than its cells are there.
-
-    Cells grow with the square of the distance from the middle of the scene, samples with that from the camera. Where a
-    camera in the distance sees what lies in the middle, samples would be too long; where it sees what is as far out as
-    itself, they would be needlessly short.
-
-    Args:
-        teacher: who is asked what rays meet.
-        draw_rays: gives any number of rays into the scene.
-        seed: of their choice.
-
-    Returns:
-        What 19 in 20 parts of the pixels need.
-    """
-    rays = draw_rays(BEND_RAYS, Generator(device=teacher.device).manual_seed(seed))
-    edges = torch.logspace(math.log10(NEAREST), math.log10(teacher.space.far), BEND_SAMPLES + 1, device=teacher.device)
-    middle, length = (edges[1:] + edges[:-1]) / 2, edges.diff()
-    positions = rays.origins[:, None] + middle[:, None] * rays.directions[:, None]
-    density = teacher.density(positions.flatten(0, 1), NEAREST)
-    index = torch.arange(len(rays), device=teacher.device).repeat_interleave(BEND_SAMPLES)
-    weights = render_weights(density, length.repeat(len(rays))[:, None], index, len(rays))[:, 0]
-    cells = stretch(positions.flatten(0, 1), contracted=True)[:, 0]
-    needed = middle.repeat(len(rays)) / (2 * cells).sqrt()
-    order = needed.argsort()
-    shown = weights[order].cumsum(0)
-    if shown[-1] <= 0:
-        return 0.0
-    return float(needed[order][int(torch.searchsorted(shown, 0.95 * shown[-1]).clamp_max(len(order) - 1))])
 
 
 def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, threshold: float) -> None:
@@ -91,7 +57,7 @@ def _visible_to(teacher: FrozenTeacher, grid: OccupancyGrid, spacing: Spacing, t
     """Whether one sample of the teacher at a position would have an opacity above the threshold."""
 
     def visible(positions: Tensor) -> Tensor:
-        length = spacing.step_size * stretch(positions, grid.contracted)
+        length = spacing.step_size * grid.stretch(positions) / grid.scale
         return (teacher.density(positions, spacing.step_size) * length)[:, 0] > -math.log1p(-threshold)
 
     return visible
@@ -158,7 +124,7 @@ def fill_grid_from_views(grid: OccupancyGrid, teacher: FrozenTeacher, draw_views
         if longer > GRID_SIZE:
             camera.rescale_output_resolution(GRID_SIZE / longer)
         seen = look(teacher, camera, grid.contracted)
-        cells = (to_unit(seen.points, grid.aabb, grid.contracted) * grid.resolution).long()
+        cells = (grid.to_unit(seen.points) * grid.resolution).long()
         x, y, z = cells.clamp(0, grid.resolution - 1).unbind(-1)
         hit[(x * grid.resolution + y) * grid.resolution + z] = True
     cells = functional.max_pool3d(hit.view(1, *grid.occupied.shape).float(), 5, stride=1, padding=2)[0] > 0

@@ -149,7 +149,7 @@ def query_pixels(
 def _margin(shared: SharedSamples, distance: Float[Tensor, "pixels 1"]) -> Float[Tensor, "pixels 1"]:
     """How far from its mean depth a surface may reach: two cells or four samples, as long as they are there."""
     grid, spacing = shared.grid, shared.spacing
-    width = 4.0 if grid.contracted else float((grid.aabb[1] - grid.aabb[0]).max())
+    width = 4.0 * grid.scale if grid.contracted else float((grid.aabb[1] - grid.aabb[0]).max())
     return max(2 * width / grid.resolution, 4 * spacing.step_size) * spacing.length(distance) / spacing.step_size
 
 

@@ -25,7 +25,8 @@ from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space, Spacing
 from pvd_nerfstudio.student.model import StudentModelConfig, image_metrics
 from pvd_nerfstudio.teacher.adapters import Answer, log_of
-from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid, needed_bend
+from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid
+from pvd_nerfstudio.teacher.shown import Shown, shown_along_rays
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
@@ -136,30 +137,39 @@ class Shell:
     """A teacher of one opaque ball in contracted space."""
 
     device = torch.device("cpu")
-    space = Space(0.05, 1000.0, contracted=True, background="black")
 
-    def __init__(self, centre: float, radius: float) -> None:
-        self._centre, self._radius = torch.tensor([centre, 0.0, 0.0]), radius
+    def __init__(self, centre: float, radius: float, scale: float = 1.0) -> None:
+        self._centre, self._radius, self._scale = scale * torch.tensor([centre, 0.0, 0.0]), scale * radius, scale
+        self.space = Space(0.05 * scale, 1000.0 * scale, contracted=True, background="black")
 
     def density(self, positions: torch.Tensor, extent: float) -> torch.Tensor:
         del extent
-        return 1e3 * ((positions - self._centre).norm(dim=-1, keepdim=True) < self._radius).float()
+        return 1e3 / self._scale * ((positions - self._centre).norm(dim=-1, keepdim=True) < self._radius).float()
 
 
-def bend_from(camera: float, ball: Shell) -> float:
+def shown_from(camera: float, ball: Shell, scale: float = 1.0) -> Shown:
     def rays(count: int, generator: torch.Generator) -> RayBundle:
         aside = 0.02 * torch.randn(count, 3, generator=generator)
         towards = torch.nn.functional.normalize(torch.tensor([1.0, 0.0, 0.0]) + aside, dim=-1)
-        origins = torch.tensor([camera, 0.0, 0.0]).expand(count, 3)
+        origins = scale * (torch.tensor([camera, 0.0, 0.0]) + torch.randn(count, 3, generator=generator) / 50)
         return RayBundle(origins, towards, torch.ones(count, 1))
 
-    return needed_bend(ball, rays, seed=0)  # type: ignore[arg-type]
+    return shown_along_rays(ball, rays, seed=0)  # type: ignore[arg-type]
 
 
 def test_samples_follow_what_is_shown_and_not_where_cameras_stand() -> None:
-    assert bend_from(-20.0, Shell(0.0, 0.5)) > 8  # far out, and what it looks at is in the middle
-    assert bend_from(20.0, Shell(25.0, 2.0)) < 2  # a room in metres: it is as far out as the camera
-    assert bend_from(-3.0, Shell(0.0, 0.5)) == pytest.approx(2.5 / 2**0.5, rel=0.1)
+    assert shown_from(-20.0, Shell(0.0, 0.5)).bend(1.0) > 8  # far out, and what it looks at is in the middle
+    assert shown_from(20.0, Shell(25.0, 2.0)).bend(1.0) < 2  # a room in metres: it is as far out as the camera
+    assert shown_from(-3.0, Shell(0.0, 0.5)).bend(1.0) == pytest.approx(2.5 / 2**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("scale", [0.01, 20.0, 1000.0])
+def test_the_scale_is_what_is_shown(scale: float) -> None:
+    """A ball that ends 1.5 from the middle; the unit of its poses is all that changes."""
+    one, other = shown_from(-3.0, Shell(0.0, 1.5)), shown_from(-3.0, Shell(0.0, 1.5, scale), scale)
+    assert one.scale == pytest.approx(1.5, rel=0.1)
+    assert other.scale == pytest.approx(scale * one.scale, rel=0.02)
+    assert other.bend(other.scale) == pytest.approx(scale * one.bend(one.scale), rel=0.02)
 
 
 def test_coordinates_of_a_map_are_refused_with_a_remedy(unbounded: Run, tmp_path: Path, monkeypatch) -> None:

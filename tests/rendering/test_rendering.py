@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
-from pvd_nerfstudio.rendering.space import Spacing, stretch, to_unit, to_world
+from pvd_nerfstudio.rendering.space import Region, Spacing
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 
@@ -82,15 +82,20 @@ def test_grid_survives_saving(grid: OccupancyGrid) -> None:
     assert torch.equal(theirs, ours)
 
 
-def test_contraction_has_a_way_back() -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.01, 1000.0])
+def test_contraction_has_a_way_back_and_a_scale(scale: float) -> None:
     unit = torch.rand(500, 3) * 0.98 + 0.01
-    torch.testing.assert_close(to_unit(to_world(unit, AABB, True), AABB, True), unit, atol=1e-5, rtol=0)
+    space, box = Region(AABB, contracted=True), Region(AABB, contracted=False)
+    space.scale = box.scale = scale
+    torch.testing.assert_close(space.to_unit(space.to_world(unit)), unit, atol=1e-5, rtol=0)
     contract = SceneContraction(order=float("inf"))
     positions = torch.randn(500, 3) * 4
-    torch.testing.assert_close(to_unit(positions, AABB, True), (contract(positions) + 2) / 4)
-    near, far = torch.tensor([[0.5, 0.2, 0.0]]), torch.tensor([[4.0, 1.0, 0.0]])
-    assert stretch(near, True).tolist() == [[1.0]] and stretch(far, True).tolist() == [[16.0]]
-    assert stretch(far, False).tolist() == [[1.0]]
+    torch.testing.assert_close(space.to_unit(scale * positions), (contract(positions) + 2) / 4)
+    torch.testing.assert_close(box.to_unit(positions), (positions + 1) / 2)
+    near, far = scale * torch.tensor([[0.5, 0.2, 0.0]]), scale * torch.tensor([[4.0, 1.0, 0.0]])
+    assert float(space.stretch(near)) == pytest.approx(scale)
+    assert float(space.stretch(far)) == pytest.approx(16 * scale)
+    assert float(box.stretch(far)) == pytest.approx(scale)
 
 
 def test_samples_are_even_and_then_even_in_disparity() -> None:

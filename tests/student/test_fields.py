@@ -9,7 +9,7 @@ from nerfstudio.field_components.spatial_distortions import SceneContraction
 from torch import nn
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField, to_density
+from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.growth import Moment, grow
 from pvd_nerfstudio.student.fields.hash import HashFieldConfig, OneGatherHashEncoding
 from pvd_nerfstudio.student.fields.hybrid import HybridFieldConfig
@@ -134,13 +134,29 @@ def test_the_way_back_from_the_unit_cube(contracted: bool) -> None:
     seen = []
     field.encode = lambda unit: seen.append(unit) or torch.zeros(len(unit), 16)
     field.shallow(positions)
-    torch.testing.assert_close(field.world(seen[0]), positions, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(field.to_world(seen[0]), positions, atol=1e-3, rtol=1e-4)
 
 
 def test_density_is_bounded() -> None:
-    density = to_density(torch.tensor([[-50.0], [0.0], [50.0]]))
+    density = build("mlp").to_density(torch.tensor([[-50.0], [0.0], [50.0]]))
     assert torch.isfinite(density).all() and density[1] == 1.0
     assert density[2] == pytest.approx(torch.e**7, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1000.0])
+@pytest.mark.parametrize("contracted", [False, True])
+def test_a_scene_is_the_same_in_any_unit(contracted: bool, scale: float) -> None:
+    """Opacities and colours; the bound of the density, too."""
+    field = build("vm", contracted)
+    positions, directions = torch.rand(200, 3) * 3 - 1.5, torch.nn.functional.normalize(torch.randn(200, 3), dim=-1)
+    log_density, feature = field.shallow(positions)
+    rgb, most = field.deep(feature, directions), field.to_density(torch.tensor(50.0))
+    field.scale = scale
+    field.aabb *= scale
+    scaled, feature = field.shallow(scale * positions)
+    torch.testing.assert_close(scaled.exp() * scale, log_density.exp(), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(field.deep(feature, directions), rgb, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(field.to_density(torch.tensor(50.0)) * scale, most)
 
 
 def test_learning_rate_falls_with_the_width() -> None:

@@ -1,5 +1,6 @@
 """What every student field is: a shallow block (position to feature) and a deep one (feature, direction to colour)."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,10 +18,10 @@ from torch import Generator, Tensor, nn
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, Ranges, between, ranges_of
-from pvd_nerfstudio.rendering.space import stretch, to_unit, to_world
+from pvd_nerfstudio.rendering.space import Region
 
 MAX_LOG_DENSITY = 7.0
-"""Density is bounded by e^7, as in PVD's reference implementation: beyond it a sample is opaque anyway."""
+"""Density is bounded by e^7 per scale, as in PVD's reference implementation: beyond it a sample is opaque anyway."""
 
 
 @dataclass
@@ -103,7 +104,7 @@ class FeatureFieldConfig(FieldConfig):
     """Width of the colour head's hidden layers."""
 
 
-class StudentField(Field):
+class StudentField(Region, Field):
     """Base of the student fields.
 
     A subclass says what a position in the unit cube is worth (its log-density and what its colour is made of), and
@@ -113,26 +114,23 @@ class StudentField(Field):
     Args:
         config: sizes.
         aabb: the scene box, `[2, 3]`.
-        contracted: whether space outside the unit box is contracted, as nerfacto does, instead of cut off.
+        contracted: whether space outside a box in its middle is contracted, as nerfacto does, instead of cut off.
     """
 
-    aabb: Tensor
     color_head: nn.Module | None
     """Reads 16 spherical harmonics of the direction and the feature."""
 
     def __init__(self, config: Any, aabb: Float[Tensor, "2 3"], contracted: bool) -> None:
-        super().__init__()
+        super().__init__(aabb, contracted)
         del config
         self.color_head = None
-        self.register_buffer("aabb", aabb.clone())
-        self.contracted = contracted
 
     @abstractmethod
     def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
         """Log-density (first channel) and feature (the others) at positions in the unit cube.
 
-        In contracted space it is the density for the length that a cell has in the middle: what is as opaque has the
-        same number everywhere.
+        It is the density for the scene's scale and, in contracted space, for the length that a cell has in the
+        middle: what is as opaque has the same number everywhere, and at every scale.
         """
 
     @abstractmethod
@@ -148,18 +146,18 @@ class StudentField(Field):
 
     def shallow(self, positions: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:
         """World positions to log-density `[points, 1]` and feature `[points, feature_dim]`."""
-        out = self.encode(to_unit(positions, self.aabb, self.contracted).clamp(0, 1)).float()
-        return out[:, :1] - stretch(positions, self.contracted).log(), out[:, 1:]
+        out = self.encode(self.to_unit(positions).clamp(0, 1)).float()
+        return out[:, :1] - self.stretch(positions).log(), out[:, 1:]
 
-    def world(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
-        """Positions in the unit cube to world positions: the way back from what `shallow` does to them."""
-        return to_world(unit, self.aabb, self.contracted)
+    def to_density(self, log_density: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch 1"]:
+        """Density of a log-density, bounded above."""
+        return trunc_exp(log_density.clamp(max=MAX_LOG_DENSITY - math.log(self.scale)))
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Tensor, Tensor]:
         """nerfstudio's name for the shallow block."""
         shape = ray_samples.frustums.shape
         log_density, feature = self.shallow(ray_samples.frustums.get_positions().reshape(-1, 3))
-        return to_density(log_density).view(*shape, 1), feature.view(*shape, -1)
+        return self.to_density(log_density).view(*shape, 1), feature.view(*shape, -1)
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None
@@ -198,8 +196,3 @@ class FeatureField(StudentField):
         assert self.color_head is not None
         encoded = self.direction_encoding(get_normalized_directions(directions))
         return self.color_head(torch.cat([encoded, feature], dim=-1)).float()
-
-
-def to_density(log_density: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch 1"]:
-    """Density of a log-density, bounded above."""
-    return trunc_exp(log_density.clamp(max=MAX_LOG_DENSITY))
