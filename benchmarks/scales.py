@@ -61,7 +61,8 @@ class Scales:
             file = self.output / f"{self.student}-{factor:g}.json"
             if not file.is_file():
                 teacher = scaled(one, factor, self.output / f"vm-{factor:g}")
-                file.write_text(json.dumps(self._measure(teacher, self.output / f"{self.student}-{factor:g}")), "utf8")
+                result = self._measure(teacher, self.output / f"{self.student}-{factor:g}")
+                file.write_text(json.dumps(result), "utf8")
             results[factor] = json.loads(file.read_text("utf8"))
         table = Table(
             "scale", "PSNR to the teacher", "seconds", title=f"{self.student}, {self.steps} steps. {machine()}"

@@ -11,16 +11,19 @@ from typing import Any
 
 import torch
 import tyro
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.model_components.renderers import RGBRenderer
 from rich.console import Console
 from rich.progress import track
 
+from pvd_nerfstudio.data.views import rays_of
 from pvd_nerfstudio.pipeline import DistillationPipelineConfig
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import fill_grid
+from pvd_nerfstudio.teacher.shown import shown_along_rays
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,8 +64,11 @@ def teacher_psnr(path: Path, pixels: int, shared: bool = True) -> tuple[float | 
         data.dataparser.data = Path(data.data)
     teacher = FrozenTeacher(run, DEVICE, data.dataparser.data)
     renderer = RGBRenderer(background_color=teacher.space.background)
-    samples = default_samples(teacher) if teacher.has_density and (shared or not teacher.renders_natively) else None
     dataset = InputDataset(data.dataparser.setup().get_dataparser_outputs("test"))
+    cameras = dataset.cameras
+    samples = (
+        default_samples(teacher, cameras) if teacher.has_density and (shared or not teacher.renders_natively) else None
+    )
     decibels: tuple[list[float], list[float]] = ([], [])
     for index in track(range(len(dataset)), f"Rendering {path.name}"):
         truth = renderer.blend_background(dataset.get_image_float32(index).to(DEVICE)).flatten(0, 1)
@@ -79,12 +85,18 @@ def teacher_psnr(path: Path, pixels: int, shared: bool = True) -> tuple[float | 
     return own, through
 
 
-def default_samples(teacher: FrozenTeacher) -> SharedSamples:
-    """The samples that students have by default."""
+def default_samples(teacher: FrozenTeacher, cameras: Cameras) -> SharedSamples:
+    """The samples that students have by default, of a scene that some cameras see."""
     config = DistillationPipelineConfig()
-    config.model.contracted = teacher.space.contracted
-    spacing = config.model.spacing(teacher.aabb)
-    grid = OccupancyGrid(teacher.aabb, config.model.grid_resolution, teacher.space.contracted)
+    model = config.model
+    model.contracted = teacher.space.contracted
+    grid = OccupancyGrid(teacher.aabb, model.grid_resolution, teacher.space.contracted)
+    if model.contracted:
+        seen = cameras.to(DEVICE)
+        shown = shown_along_rays(teacher, lambda count, generator: rays_of(seen, count, generator), seed=0)
+        model.fit(shown.scale, shown.bend(shown.scale))
+        grid.scale = shown.scale
+    spacing = model.spacing(teacher.aabb)
     fill_grid(grid, teacher, spacing, config.threshold)
     return SharedSamples(grid, 0.0, teacher.space.far, spacing, teacher.space.has_sky)
 

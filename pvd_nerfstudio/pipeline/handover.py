@@ -123,7 +123,7 @@ def _fit_space(
 ) -> None:
     """Fit the student's space and samples to what is seen, whatever the unit of the poses."""
     if not student.grid.contracted:
-        student.fit_box()
+        student.fit()
         return
     if teacher.has_density:
         shown = shown_along_rays(teacher, data.draw_rays, config.seed)

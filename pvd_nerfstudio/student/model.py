@@ -151,6 +151,12 @@ class StudentModelConfig(StudentSizes):
         for name, config in ({self.student: self.chosen} | self.chosen_parts).items():
             config.check(f"{option}.{name}")
 
+    def fit(self, scale: float, bend: float) -> None:
+        """Fill in the scale and, within bounds, the distance up to which samples of contracted space are even."""
+        self.scale = self.scale or scale
+        if self.contracted:
+            self.disparity_from = self.disparity_from or self.scale * min(max(BEND, bend / self.scale), LARGEST_BEND)
+
     def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
         """How long samples are in images of a scene."""
         scale = self.scale or 1.0
@@ -186,23 +192,16 @@ class StudentModel(Model):
         """Width of the feature vector; None where there is none."""
         return getattr(self.config.chosen, "feature_dim", None)
 
-    def fit(self, scale: float, bend: float = 0.0) -> None:
-        """Take a scale, and let the samples of contracted space be even up to a distance, unless the user has said so.
+    def fit(self, scale: float | None = None, bend: float = 0.0) -> None:
+        """Take a scale, and how far the samples of contracted space are even, unless the user has said so.
 
         Args:
-            scale: what counts as one.
-            bend: the distance; it stays within bounds.
+            scale: what counts as one; left out: what suits the scene box.
+            bend: the distance up to which samples should be even; it stays within bounds.
         """
-        config = self.config
-        config.scale = config.scale or scale
-        if config.contracted and config.disparity_from is None:
-            config.disparity_from = config.scale * min(max(BEND, bend / config.scale), LARGEST_BEND)
-        self._take_scale()
-
-    def fit_box(self) -> None:
-        """Take the scale of the scene box, unless the user has said another."""
         low, high = self.grid.aabb
-        self.fit(float((high - low).mean()) / 2 / PAPERS_HALF_SIDE)
+        self.config.fit(float((high - low).mean()) / 2 / PAPERS_HALF_SIDE if scale is None else scale, bend)
+        self._take_scale()
 
     def _take_scale(self) -> None:
         self.field.scale = self.grid.scale = self.config.scale or 1.0
