@@ -3,42 +3,71 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import Run, distil_config, quiet
+from conftest import Run, distil_config
 from helpers import start
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.scripts.train import train_loop
 from nerfstudio.utils.eval_utils import eval_setup
+from teachers import FAMILIES
 
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.safe_yaml import load_config
 
 
-@pytest.mark.parametrize("student", ["mlp", "hash", "vm", "cp", "triplane", "sparse", "hybrid"])
-def test_attributes_that_are_set_later_count(student: str, teacher: Run, scene: Path, tmp_path: Path) -> None:
-    """As nerfstudio's tests/test_train.py does: a registered method, its attributes, and `train_loop`."""
-    config: Any = deepcopy(all_methods["pvd-distill"])
-    config.teacher_checkpoint = teacher.folder
-    config.student = student
-    config = quiet(config, tmp_path, student)
+def set_reduced_config(config: Any, scene: Path, output: Path) -> Any:
+    """What nerfstudio's test of its methods changes in each, by attributes alone, before `train_loop`."""
+    config.machine.num_devices = 0
     config.max_num_iterations = 2
-    config.pipeline.datamanager.dataparser.data = scene
-    config.pipeline.model.grid_resolution, config.pipeline.model.render_step_size = 24, 0.05
-    config.pipeline.distillation.rays_per_chunk = config.pipeline.distillation.points_per_chunk = 256
+    config.pipeline.datamanager.dataparser = BlenderDataParserConfig(data=scene)
+    config.pipeline.datamanager.train_num_images_to_sample_from = 1
+    config.pipeline.datamanager.train_num_rays_per_batch = 4
+    config.vis = "tensorboard"
+    config.logging.relative_log_dir = output / "logs"
+    config.viewer.quit_on_train_completion = True
+    return config
+
+
+def reduced(teacher: Path, student: str, scene: Path, output: Path) -> Any:
+    """The registered method with a teacher, a student, and sizes that take seconds."""
+    config: Any = deepcopy(all_methods["pvd-distill"])
+    config.teacher_checkpoint, config.student, config.output_dir = teacher, student, output
+    config.set_timestamp()
     model = config.pipeline.model
+    model.grid_resolution, model.render_step_size = 24, 0.05
+    config.pipeline.distillation.rays_per_chunk = config.pipeline.distillation.points_per_chunk = 256
     for name in ("vm", "cp", "triplane"):
         getattr(model, name).resolution, getattr(model, name).start_resolution = 16, 8
     model.sparse.resolution, model.hash.log2_hashmap_size, model.mlp.hidden_dim = 16, 10, 32
-    train_loop(0, 1, config)
+    return set_reduced_config(config, scene, output)
+
+
+@pytest.mark.parametrize("student", ["mlp", "hash", "vm", "cp", "triplane", "sparse", "hybrid"])
+def test_nerfstudios_test_of_methods_runs_for_every_student(
+    student: str, teacher: Run, scene: Path, tmp_path: Path
+) -> None:
+    config = reduced(teacher.folder, student, scene, tmp_path)
+    train_loop(local_rank=0, world_size=0, config=config)
+    assert (config.get_checkpoint_dir() / "step-000000001.ckpt").is_file()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nerfstudios_test_of_methods_runs_for_every_teacher(
+    family: str, families: Mapping[str, Path], scene: Path, tmp_path: Path
+) -> None:
+    config = reduced(families[family], "mlp", scene, tmp_path)
+    train_loop(local_rank=0, world_size=0, config=config)
     assert (config.get_checkpoint_dir() / "step-000000001.ckpt").is_file()
 
 
