@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 from pvd_nerfstudio.data import views
 from pvd_nerfstudio.data.images import read_image, read_mask
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
-from pvd_nerfstudio.data.poses import readable
+from pvd_nerfstudio.data.poses import readable, without_lost_pose
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.data.reviewed import check_outputs, is_reviewed, reading
 from pvd_nerfstudio.errors import InputError
@@ -97,6 +97,7 @@ class DistillationDataset(InputDataset):
     """Cameras, and images for those who ask: those on disk, or else what `render` makes of a view."""
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        dataparser_outputs = without_lost_pose(dataparser_outputs)
         check_outputs(dataparser_outputs)
         super().__init__(dataparser_outputs, scale_factor)
         if not any(self.has_image):

@@ -14,7 +14,15 @@ from unittest import mock
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.dataparsers import blender_dataparser, instant_ngp_dataparser, nerfstudio_dataparser
+from nerfstudio.data.dataparsers import (
+    blender_dataparser,
+    dnerf_dataparser,
+    instant_ngp_dataparser,
+    nerfstudio_dataparser,
+    scannetpp_dataparser,
+    sdfstudio_dataparser,
+    sitcoms3d_dataparser,
+)
 from nerfstudio.data.dataparsers.arkitscenes_dataparser import ARKitScenes, ARKitScenesDataParserConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
@@ -29,6 +37,7 @@ from nerfstudio.data.dataparsers.scannetpp_dataparser import ScanNetpp, ScanNetp
 from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudio, SDFStudioDataParserConfig
 from nerfstudio.data.dataparsers.sitcoms3d_dataparser import Sitcoms3D, Sitcoms3DDataParserConfig
 from nerfstudio.utils.io import load_from_json
+from rich.prompt import Confirm
 
 from pvd_nerfstudio.data import poses
 from pvd_nerfstudio.data.llff import LLFF, LLFFDataParserConfig
@@ -55,6 +64,17 @@ REVIEWED: dict[type, type] = {
     Sitcoms3DDataParserConfig: Sitcoms3D,
 }
 """Configuration to dataparser."""
+WITH_PATHS = (
+    blender_dataparser,
+    dnerf_dataparser,
+    instant_ngp_dataparser,
+    nerfstudio_dataparser,
+    poses,
+    scannetpp_dataparser,
+    sdfstudio_dataparser,
+    sitcoms3d_dataparser,
+)
+"""Modules that read JSON with paths in it."""
 MOST_VIEWS = 100_000
 LARGEST_SIDE = 1 << 16
 """Pixels along a side of a view."""
@@ -93,8 +113,10 @@ def reading(dataparser: DataParserConfig, named_by_user: bool) -> Iterator[None]
     with ExitStack() as stack:
         if not named_by_user:
             stack.enter_context(contained(f"The data set {dataparser.data}, read as a file says,"))
-        for module in (nerfstudio_dataparser, instant_ngp_dataparser, blender_dataparser, poses):
+        for module in WITH_PATHS:
             stack.enter_context(mock.patch.object(module, "load_from_json", _with_slashes))
+        # Files are read several times at the start: no question is asked, and nothing made of them.
+        stack.enter_context(mock.patch.object(Confirm, "ask", lambda *question, **options: False))
         yield
 
 

@@ -1,5 +1,6 @@
 """Blank images in place of missing ones, for dataparsers that open or look for images to find out about poses."""
 
+import glob
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -18,8 +19,14 @@ from pvd_nerfstudio.data.images import SUFFIXES, image_size, images_in
 
 _SMALLER = re.compile(r".*_\d+")
 """A folder of images that were made smaller."""
-_IMAGE_FOLDERS = {"color": ".jpg", "depth": ".png"}
-"""ScanNet's, whose files are numbered as its poses are."""
+_IMAGE_FOLDERS = {
+    "color": ("pose", ".jpg"),
+    "depth": ("pose", ".png"),
+    "lowres_wide": ("lowres_wide_intrinsics", ".png"),
+    "lowres_depth": ("lowres_wide_intrinsics", ".png"),
+    "rgb": ("pose", ".png"),
+}
+"""Folders of ScanNet, ARKitScenes and NeRF-OSR: whose files theirs are numbered as, and what theirs end in."""
 
 
 @contextmanager
@@ -30,6 +37,7 @@ def missing_images_stood_in(size: int) -> Iterator[None]:
         size: width and height where there is none.
     """
     exists, is_file, iterdir, opened = Path.exists, Path.is_file, Path.iterdir, Image.open
+    glob_, isdir = glob.glob, os.path.isdir
 
     def is_missing(path: Any) -> bool:
         if not isinstance(path, (str, Path)) or Path(path).suffix.lower() not in SUFFIXES:
@@ -47,16 +55,26 @@ def missing_images_stood_in(size: int) -> Iterator[None]:
         return lambda path, *more, **named: np.array(blank(path)) if is_missing(path) else real(path, *more, **named)
 
     def listed(self: Path) -> Iterator[Path]:
-        is_gone = not exists(self) or not any(iterdir(self))
-        if self.name in _IMAGE_FOLDERS and is_gone and exists(self.parent / "pose"):
-            return (self / f"{pose.stem}{_IMAGE_FOLDERS[self.name]}" for pose in iterdir(self.parent / "pose"))
-        return iterdir(self)
+        return iter(_numbered_as(self)) if not exists(self) or not any(iterdir(self)) else iterdir(self)
+
+    def found(pattern: str, **more: Any) -> list[str]:
+        """For NeRF-OSR, which pairs images with poses by their order: all of them, where one is missing."""
+        folder, suffix = os.path.split(pattern)
+        names = glob_(pattern, **more)
+        if os.path.basename(folder) != "rgb" or suffix[1:] not in SUFFIXES:
+            return names
+        return [str(path) for path in _numbered_as(Path(folder)) if path.suffix == suffix[1:]] or names
+
+    def is_folder(path: Any) -> bool:
+        return isdir(path) or bool(_numbered_as(Path(path)))
 
     with ExitStack() as stack:
         for owner, name, stand_in in (
             (Path, "exists", there(exists)),
             (Path, "is_file", there(is_file)),
             (Path, "iterdir", listed),
+            (glob, "glob", found),
+            (os.path, "isdir", is_folder),
             (Image, "open", lambda path, *more: blank(path) if is_missing(path) else opened(path, *more)),
             (imageio, "imread", reader(imageio.imread)),
             (imageio.v2, "imread", reader(imageio.v2.imread)),
@@ -70,3 +88,14 @@ def _size_beside(path: Path, size: int) -> tuple[int, int]:
     """Width and height of the first image in the same folder."""
     others = [other for other in images_in(path.parent) if os.path.isfile(other)] if path.parent.is_dir() else []
     return image_size(others[0]) if others else (size, size)
+
+
+def _numbered_as(folder: Path) -> list[Path]:
+    """What a folder of images would hold, by the files beside it that are numbered as they are; of a kind that is
+    there, if there is any."""
+    beside, suffix = _IMAGE_FOLDERS.get(folder.name, ("", ""))
+    if not beside or not (folder.parent / beside).is_dir():
+        return []
+    kinds = [Path(name).suffix for name in os.listdir(folder)] if folder.is_dir() else []
+    kinds = [kind for kind in kinds if kind.lower() in SUFFIXES]
+    return sorted(folder / f"{Path(name).stem}{(kinds or [suffix])[0]}" for name in os.listdir(folder.parent / beside))

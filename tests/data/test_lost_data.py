@@ -240,3 +240,12 @@ def test_poses_that_hold_anything_are_not_a_data_set(damage: dict, turntable: Pa
     (turntable / "train" / "r_0.png").unlink()
     poses, problem = readable(NerfstudioDataParserConfig(data=turntable), size=40)
     assert poses is None and problem is not None
+
+
+def test_an_only_evaluation_view_without_a_pose_is_none(teacher: Run, turntable: Path, tmp_path: Path, capsys) -> None:
+    """nerfstudio's instant-ngp-data loses the pose where a tenth of the images is one."""
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "2")
+    options += ("instant-ngp-data", "--data", str(turntable))
+    with pytest.raises(InputError, match="scene box"):  # it is another kind of data set than the teacher's
+        start(distil_config(tmp_path, *options)).train()
+    assert "no evaluation view" in " ".join(capsys.readouterr().out.split())

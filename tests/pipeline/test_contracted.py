@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import TINY, Run, distil_config, train_stock
 from helpers import start
 from nerfstudio.cameras.rays import RayBundle, RaySamples
@@ -25,7 +26,9 @@ from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space, Spacing
 from pvd_nerfstudio.student.model import StudentModelConfig, image_metrics
 from pvd_nerfstudio.teacher.adapters import Answer, log_of
+from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid
+from pvd_nerfstudio.teacher.safe_yaml import load_config
 from pvd_nerfstudio.teacher.shown import Shown, shown_along_rays
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
@@ -184,3 +187,44 @@ def test_coordinates_of_a_map_are_refused_with_a_remedy(unbounded: Run, tmp_path
     monkeypatch.setattr(DistillationDataManager, "setup_train", far_out)
     with pytest.raises(InputError, match="4,000,0.. away.*map coordinates.*auto-scale-poses"):
         start(distil_config(tmp_path, "--teacher-checkpoint", str(unbounded.folder), "--max-num-iterations", "2"))
+
+
+def in_other_units(run: Path, scale: float, place: Path) -> Path:
+    """A student's run that shows the same where all lengths are multiplied."""
+    place.mkdir()
+    shutil.copytree(run / "nerfstudio_models", place / "nerfstudio_models")
+    config: Any = load_config(run / "config.yml")
+    for name in ("near_plane", "far_plane", "scale", "render_step_size", "disparity_from"):
+        setattr(config.pipeline.model, name, scale * getattr(config.pipeline.model, name))
+    config.pipeline.datamanager.dataparser.scale_factor = scale
+    (place / "config.yml").write_text(yaml.dump(config))
+    return place
+
+
+def converted(teacher: Path, place: Path, student: str, *options: str) -> Any:
+    """A short conversion, its teacher beside it."""
+    words = ("--teacher-checkpoint", str(teacher), "--student", student, "--max-num-iterations", "40", *options)
+    folder, _ = train(distil_config(place, *words), lambda share: None)
+    _, pipeline, _, _ = eval_setup(folder / "config.yml")
+    pipeline.load_teacher(find_run(teacher).checkpoint_path)
+    return folder, pipeline
+
+
+def test_a_scene_is_converted_alike_in_any_unit(unbounded: Run, tmp_path: Path) -> None:
+    """As many samples, as faithful, with a scale that follows the poses: metres, or hundredths or thousands of them."""
+    first, _ = converted(unbounded.folder, tmp_path / "vm", "vm")
+    psnr, samples, scales = {}, {}, {}
+    for scale in (1.0, 0.01, 1000.0):
+        teacher = in_other_units(first, scale, tmp_path / f"teacher-{scale}")
+        step = ("--pipeline.model.render-step-size", str(0.05 * scale))
+        _, pipeline = converted(teacher, tmp_path / f"hash-{scale}", "hash", *step)
+        model, camera = pipeline.model, pipeline.datamanager.eval_dataset.cameras[:1]
+        outputs = model.get_outputs_for_camera(camera)
+        psnr[scale] = image_metrics(outputs["rgb"], pipeline.comparison.render(camera))["psnr"]
+        samples[scale] = float(outputs["occupancy"].mean())
+        scales[scale] = model.config.scale / scale
+    assert psnr[1.0] > 18
+    for scale in (0.01, 1000.0):
+        assert scales[scale] == pytest.approx(scales[1.0], rel=0.05)
+        assert samples[scale] == pytest.approx(samples[1.0], rel=0.1)
+        assert psnr[scale] == pytest.approx(psnr[1.0], abs=0.3)
