@@ -65,10 +65,8 @@ def teacher_psnr(path: Path, pixels: int, shared: bool = True) -> tuple[float | 
     teacher = FrozenTeacher(run, DEVICE, data.dataparser.data)
     renderer = RGBRenderer(background_color=teacher.space.background)
     dataset = InputDataset(data.dataparser.setup().get_dataparser_outputs("test"))
-    cameras = dataset.cameras
-    samples = (
-        default_samples(teacher, cameras) if teacher.has_density and (shared or not teacher.renders_natively) else None
-    )
+    wanted = teacher.has_density and (shared or not teacher.renders_natively)
+    samples = default_samples(teacher, dataset.cameras) if wanted else None
     decibels: tuple[list[float], list[float]] = ([], [])
     for index in track(range(len(dataset)), f"Rendering {path.name}"):
         truth = renderer.blend_background(dataset.get_image_float32(index).to(DEVICE)).flatten(0, 1)

@@ -131,7 +131,7 @@ def _fit_space(
         shown = shown_in_views(teacher, data.draw_views, config.seed)
     scale = student.config.scale or shown.scale
     student.fit(scale, shown.bend(scale))
-    say(f"Space is contracted beyond {scale:.3g} from the middle, within which half of what is seen lies.")
+    say(f"Space is contracted beyond {scale:.3g} from the middle (--pipeline.model.scale).")
 
 
 def compare_renderings(teacher: FrozenTeacher, student: StudentModel, data: DistillationDataManager) -> None:

@@ -230,9 +230,8 @@ class StudentModel(Model):
             towards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
             per_cell = self.grid.stretch(positions)
             # What lies behind the cameras is seen outwards from them.
-            behind = positions.abs().amax(dim=-1, keepdim=True) > max(
-                self.grid.scale, self.spacing.bend - self.grid.scale
-            )
+            cameras = max(self.grid.scale, self.spacing.bend - self.grid.scale)
+            behind = positions.abs().amax(dim=-1, keepdim=True) > cameras
             log_density, rgb = teacher(positions, torch.where(behind, -towards, towards))
             return log_density + per_cell.log(), rgb
 

@@ -73,6 +73,8 @@ def shown_along_rays(teacher: FrozenTeacher, draw_rays: Callable[[int, Generator
     index = torch.arange(len(rays), device=teacher.device).repeat_interleave(SAMPLES)
     positions = rays.origins[index] + middle[:, None] * rays.directions[index]
     density = teacher.density(positions, near)
+    if teacher.grid is not None:  # outside of it a teacher has learned nothing, and shows nothing
+        density = density * teacher.grid.contains(positions)[:, None]
     weight = render_weights(density, length[:, None], index, len(rays))[:, 0]
     return Shown(positions, middle, weight, _baseline(rays.origins))
 

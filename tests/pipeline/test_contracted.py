@@ -140,6 +140,7 @@ class Shell:
     """A teacher of one opaque ball in contracted space."""
 
     device = torch.device("cpu")
+    grid: OccupancyGrid | None = None
 
     def __init__(self, centre: float, radius: float, scale: float = 1.0) -> None:
         self._centre, self._radius, self._scale = scale * torch.tensor([centre, 0.0, 0.0]), scale * radius, scale
@@ -173,6 +174,21 @@ def test_the_scale_is_what_is_shown(scale: float) -> None:
     assert one.scale == pytest.approx(1.5, rel=0.1)
     assert other.scale == pytest.approx(scale * one.scale, rel=0.02)
     assert other.bend(other.scale) == pytest.approx(scale * one.bend(one.scale), rel=0.02)
+
+
+def test_what_lies_outside_the_teachers_grid_is_not_shown() -> None:
+    """An earlier student, or instant-ngp, may answer with any density where it has learned nothing."""
+
+    class Foggy(Shell):
+        def density(self, positions: torch.Tensor, extent: float) -> torch.Tensor:
+            beside = positions.norm(dim=-1, keepdim=True) > 2.2  # noqa: PLR2004
+            return super().density(positions, extent) + 50.0 * beside.float()
+
+    foggy = Foggy(0.0, 1.5)
+    assert shown_from(-3.0, foggy).scale > 2.5  # about the camera
+    foggy.grid = OccupancyGrid(2 * AABB, 64)
+    foggy.grid.fill(lambda points: points.norm(dim=-1) < 1.5)  # noqa: PLR2004
+    assert shown_from(-3.0, foggy).scale == pytest.approx(1.5, rel=0.1)
 
 
 def test_coordinates_of_a_map_are_refused_with_a_remedy(unbounded: Run, tmp_path: Path, monkeypatch) -> None:
