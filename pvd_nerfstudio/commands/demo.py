@@ -1,6 +1,7 @@
 """`pvd-demo`: a scene, a hash teacher, an MLP student, and an image of both. Offline, a few minutes on two cores."""
 
 import copy
+import random
 import shutil
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -203,7 +205,8 @@ def small_nerfacto(scene: Path, steps: int) -> TrainerConfig:
 def train(config: TrainerConfig, bar: Callable[[float], None]) -> tuple[Path, float]:
     """Train as `ns-train` does, with a progress bar; returns the run's folder and the seconds that it took."""
     start = time.perf_counter()
-    torch.manual_seed(config.machine.seed)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(config.machine.seed)
     said = StringIO()
     try:
         with redirect_stdout(said):

@@ -20,6 +20,8 @@ from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import DrawViews, look
 from pvd_nerfstudio.teacher.targets import SharedSamples
 
+THINNER = (1.0, 0.1, 0.01)
+"""What the threshold is multiplied with, one after another, until something is above it."""
 SEEN_RAYS = 1 << 14
 """Rays by which cells are found that can be seen."""
 RAYS_AT_ONCE = 1 << 10
@@ -36,19 +38,28 @@ GRID_SIZE = 200
 def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, threshold: float) -> None:
     """Mark the cells in which one sample of the teacher would have an opacity above `threshold`.
 
-    A sample is as much longer in contracted space as the cells there are.
+    A sample is as much longer in contracted space as the cells there are. Where all is thinner than that, as the fog of
+    a teacher that has hardly been trained, the threshold is lower.
 
     Raises:
         InputError: there are none.
     """
-    grid.fill(_visible_to(teacher, grid, spacing, threshold))
-    if teacher.grid is not None:
-        grid.restrict(teacher.grid)
-    if not grid.occupied.any():
+    for share in THINNER:
+        grid.fill(_visible_to(teacher, grid, spacing, share * threshold))
+        if teacher.grid is not None:
+            grid.restrict(teacher.grid)
+        if grid.occupied.any():
+            break
+    else:
         raise InputError(
             f"The teacher {teacher.run.checkpoint_path} has no density anywhere in its scene box "
             f"{teacher.aabb.cpu().numpy().round(4).tolist()}: its renderings are background. Look at it with "
             "ns-viewer; its training has probably collapsed."
+        )
+    if share < 1:
+        say(
+            f"The teacher is thin fog: no sample has an opacity of {threshold:g}, so {share * threshold:g} counts.",
+            "yellow",
         )
     say(f"Occupancy grid: {grid.resolution}^3 cells, {grid.share:.1%} occupied.")
 
@@ -92,7 +103,8 @@ def drop_unseen(
         InputError: nothing at all is seen.
     """
     grid, generator = shared.grid, Generator(device=teacher.device).manual_seed(seed)
-    seen, sky, coarse = [], [], replace(shared, spacing=shared.spacing.scaled(2))
+    seen, sky = [torch.zeros(0, 3, device=teacher.device)], []
+    coarse = replace(shared, spacing=shared.spacing.scaled(2))
     for _ in range(SEEN_RAYS // RAYS_AT_ONCE):
         rays = draw_rays(RAYS_AT_ONCE, generator)
         samples = coarse.march(rays.origins, rays.directions)
@@ -104,7 +116,7 @@ def drop_unseen(
         if shared.has_sky:
             sky.append(rays.origins + shared.far * rays.directions)
     before = grid.share
-    if not seen:
+    if not any(map(len, seen)) and not sky:
         raise InputError("No camera sees the teacher's occupied space. Does --data belong to the teacher's scene?")
     grid.keep_seen(torch.cat(seen), torch.cat(sky) if sky else None)
     say(f"Of them {grid.share / before:.1%} are seen: {grid.share:.1%} of all.")
