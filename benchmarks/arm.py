@@ -36,16 +36,20 @@ LITERAL = (
     "--pipeline.distillation.points-per-chunk 8192"
 )
 """The papers' method, with as many rays and points a step as ours: theirs (4,096 and all samples) are slower still."""
+ON_IMAGES = ("scratch", "scratch-muon")
+"""Arms without a teacher: with the optimiser that such students are usually trained with, and with ours."""
+ADAMW_ALONE = ("scratch", "adamw", "pvd")
+"""Arms that learn everything with AdamW, as the papers do."""
 LEVELS = ("poses", "rays", "points")
 LEVELED = {**{level: (level,) for level in LEVELS}, "all": LEVELS}
 """Arms with active learning, and the levels that are on in them."""
-OURS = {"none": (), "images": (), **LEVELED}
+OURS = {"none": (), "adamw": (), "images": (), **LEVELED}
 """Arms that distil by our method, and their levels."""
 StockName = Literal["vanilla-nerf", "tensorf", "nerfacto"]
 STOCK = get_args(StockName)
 SCRATCH = (
-    "--pipeline.inherit-color-head False --pipeline.distillation.first-chunks 128 "
-    "--pipeline.distillation.refresh-every 24"
+    "--pipeline.inherit-color-head False --pipeline.distillation.start-chunks 128 "
+    "--pipeline.distillation.first-chunks 128 --pipeline.distillation.refresh-every 24"
 )
 """Images are read fast: half a million pixels at the start, and more of them than the teacher can answer."""
 
@@ -80,7 +84,7 @@ class ImagePipeline(DistillationPipeline):
         return ImageSource(None, self.student, self.datamanager, method, active, self._seed)
 
 
-Name = Literal["scratch", "pvd", "none", "poses", "rays", "points", "all", "images", StockName]
+Name = Literal["scratch", "scratch-muon", "pvd", "adamw", "none", "poses", "rays", "points", "all", "images", StockName]
 
 
 @dataclass
@@ -133,7 +137,7 @@ class Arm:
 
     def _keep(self, trainer: Trainer, folder: Path, steps: int) -> None:
         config = trainer.config
-        if self.name == "scratch":
+        if self.name in ON_IMAGES:
             config.pipeline._target = DistillationPipeline
         config.output_dir = folder
         trainer.checkpoint_dir = config.get_checkpoint_dir()
@@ -144,14 +148,16 @@ class Arm:
         words = ["pvd-distill", "--teacher-checkpoint", str(self.teacher), "--student", self.student]
         words += ["--max-num-iterations", str(self.steps), *shlex.split(self.options)]
         words += shlex.split(LITERAL) if self.name == "pvd" else []
-        words += shlex.split(SCRATCH) if self.name == "scratch" else []
+        words += shlex.split(SCRATCH) if self.name in ON_IMAGES else []
         words += ["--pipeline.distillation.training-images", str(self.name == "images")]
         for level in LEVELS:
             words += [f"--pipeline.active.{level}", str(level in OURS.get(self.name, ()))]
         words += ["--machine.seed", str(self.seed)]
         config = tyro.cli(AnnotatedBaseConfigUnion, args=words)
-        if self.name == "scratch":
+        if self.name in ON_IMAGES:
             config.pipeline._target = ImagePipeline
+        if self.name in ADAMW_ALONE:
+            del config.optimizers["matrices"]
         return config
 
     def _stock(self) -> TrainerConfig:

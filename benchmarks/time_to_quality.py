@@ -2,8 +2,9 @@
 
     python -m benchmarks.time_to_quality --teacher ../shared/teachers/lego-hash --student mlp --seconds 300
 
-The arms: `scratch`, the same student with the same occupancy samples, on images; `pvd`, the papers' losses and
-schedule with the teacher queried in every step; `none`, ours without active learning; `poses`, `rays`, `points`, ours
+The arms: `scratch`, the same student with the same occupancy samples, on images, learned by AdamW alone;
+`scratch-muon`, the same with our optimiser; `pvd`, the papers' losses, schedule and optimiser with the teacher queried
+in every step; `none`, ours without active learning; `adamw`, that with AdamW alone; `poses`, `rays`, `points`, ours
 with one level; `all`, ours with the three; `images`, `none` with the images' pixels where there are any.
 They run one after another, each in a process of its own, with the same seeds. Everything counts but the import of
 nerfstudio: loading, grid, bank, teacher. The evaluation does not: the clock stands still while the test views are
@@ -30,7 +31,7 @@ from rich.console import Console
 from benchmarks.arm import LEVELED, Name
 from benchmarks.matrix import FailedError, machine, reason, steps_that_fit, student_options
 
-ARMS: tuple[Name, ...] = ("scratch", "pvd", "none", "poses", "rays", "points", "all", "images")
+ARMS: tuple[Name, ...] = ("scratch", "scratch-muon", "pvd", "adamw", "none", "poses", "rays", "points", "all", "images")
 AIM = 0.95
 """Share of the seconds that the steps are chosen for."""
 CUT = 0.93

@@ -12,7 +12,11 @@ def _specification() -> Any:
     from pvd_nerfstudio.errors import explain_errors  # noqa: PLC0415
     from pvd_nerfstudio.input.renamed import current_options  # noqa: PLC0415
     from pvd_nerfstudio.trainer import PVDTrainerConfig  # noqa: PLC0415
-    from pvd_nerfstudio.training.optimizers import AdamWOptimizerConfig, CosineSchedulerConfig  # noqa: PLC0415
+    from pvd_nerfstudio.training.optimizers import (  # noqa: PLC0415
+        AdamWOptimizerConfig,
+        CosineSchedulerConfig,
+        MuonOptimizerConfig,
+    )
 
     # ns-train is not ours, but what is said to our method, and what it says, is.
     explain_errors()
@@ -26,6 +30,7 @@ def _specification() -> Any:
             steps_per_eval_image=2000,
             steps_per_eval_all_images=0,
             optimizers={
+                "matrices": {"optimizer": MuonOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
                 "fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
                 "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": CosineSchedulerConfig()},
             },

@@ -246,8 +246,9 @@ class PVDTrainerConfig(TrainerConfig):
                 "--pipeline.distillation.chunks and --pipeline.distillation.refresh-every, or leave the level off."
             )
         pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
-        for group in self.optimizers.values():
-            group["optimizer"].lr = group["optimizer"].lr or model.chosen.learning_rate
+        for name, group in self.optimizers.items():
+            suits = model.chosen.matrix_learning_rate if name == "matrices" else model.chosen.learning_rate
+            group["optimizer"].lr = group["optimizer"].lr or suits
             group["scheduler"].max_steps = self.max_num_iterations
         check_ranges(self)
         if self.experiment_name is None:
@@ -327,6 +328,7 @@ class PVDTrainer(Trainer):
 
     def setup_optimizers(self) -> Optimizers:
         """nerfstudio's, to which the hand-over may add."""
+        self.pipeline.student.all_alike = "matrices" not in self.config.optimizers
         return GrowingOptimizers(self.config.optimizers.copy(), self.pipeline.get_param_groups())
 
     def _load_checkpoint(self) -> None:
@@ -460,8 +462,14 @@ class PVDTrainer(Trainer):
 
     def _diverged(self, what: str) -> InputError:
         saved = sorted(self.checkpoint_dir.glob("*.ckpt"))
+        groups = self.config.optimizers
+        rates = ", ".join(
+            f"--optimizers.{name}.optimizer.lr (it is {groups[name]['optimizer'].lr:g})"
+            for name in ("fields", "matrices")
+            if name in self.optimizers.optimizers
+        )
         kept = f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint had been saved."
         return InputError(
-            f"{what}: training has diverged and stops. {kept} Lower --optimizers.fields.optimizer.lr (it is "
-            f"{self.config.optimizers['fields']['optimizer'].lr:g}) or the weights --pipeline.distillation.*-weight."
+            f"{what}: training has diverged and stops. {kept} Lower {rates} or the weights "
+            "--pipeline.distillation.*-weight."
         )

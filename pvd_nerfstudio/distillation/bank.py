@@ -63,8 +63,10 @@ class TargetBank:
             generator that it is given. All chunks have the same sizes.
         seed: of the run.
         chunks: how many chunks are held; then the oldest makes room.
-        first_chunks: how many there are at step 0.
-        refresh_every: steps between two new chunks.
+        start_chunks: how many there are at step 0.
+        fill_every: steps between two new chunks until there are `first_chunks`.
+        first_chunks: how many come fast.
+        refresh_every: steps between two new chunks from then on.
         device: where the chunks are kept.
     """
 
@@ -73,6 +75,8 @@ class TargetBank:
         source: Callable[[int, int, Generator], BankChunk],
         seed: int,
         chunks: int,
+        start_chunks: int,
+        fill_every: int,
         first_chunks: int,
         refresh_every: int,
         device: torch.device | str = "cpu",
@@ -80,8 +84,8 @@ class TargetBank:
         self._source = source
         self._seed = seed
         self._slots = max(chunks, first_chunks)
-        self._first_chunks = first_chunks
-        self._refresh_every = refresh_every
+        self._start_chunks, self._fill_every = min(start_chunks, first_chunks), fill_every
+        self._first_chunks, self._refresh_every = first_chunks, refresh_every
         self._device = torch.device(device)
         self._numbers: dict[int, int] = {}
         self._rays: RayTargets | None = None
@@ -89,7 +93,11 @@ class TargetBank:
 
     def wanted(self, step: int) -> range:
         """Numbers of the chunks that the bank holds at a step."""
-        newest = self._first_chunks + step // self._refresh_every
+        filling = (self._first_chunks - self._start_chunks) * self._fill_every
+        if step < filling:
+            newest = self._start_chunks + step // self._fill_every
+        else:
+            newest = self._first_chunks + (step - filling) // self._refresh_every
         return range(max(0, newest - self._slots), newest)
 
     def advance(self, step: int) -> int:

@@ -71,6 +71,8 @@ class DistillationConfig(Renamed):
         "rays_per_chunk": at_least(1, also=-1),
         "points_per_chunk": at_least(1, also=-1),
         "chunks": at_least(1, also=-1),
+        "start_chunks": at_least(1, also=-1),
+        "fill_every": at_least(1, also=-1),
         "first_chunks": at_least(1, also=-1),
         "refresh_every": at_least(1, also=-1),
         "empty_share": between(0, 1, also=-1),
@@ -108,10 +110,14 @@ class DistillationConfig(Renamed):
     """Points kept of those rays' samples."""
     chunks: int = -1
     """Chunks that the bank holds."""
-    first_chunks: int = -1
+    start_chunks: int = -1
     """Chunks that the teacher fills before the first step."""
+    fill_every: int = -1
+    """Steps between two new chunks at the start, until there are first_chunks."""
+    first_chunks: int = -1
+    """Chunks that come fast, for few of them are soon learned by heart."""
     refresh_every: int = -1
-    """Steps between two new chunks; -1: what the student prefers, or the preset's."""
+    """Steps between two new chunks from then on; -1: what the student prefers, or the preset's."""
     empty_share: float = -1
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
     training_images: bool = False
@@ -130,7 +136,10 @@ class DistillationConfig(Renamed):
             InputError: some stage has nothing to learn from.
         """
         chosen = {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
-        if -1 in vars(self).values():  # otherwise it is resolved already, and knows
+        left_out = vars(self).keys() - chosen.keys()
+        if left_out == {"start_chunks", "fill_every"}:  # a run of the last release, which filled its bank at once
+            chosen |= {"start_chunks": self.first_chunks, "fill_every": 1}
+        elif left_out:  # otherwise it is resolved already, and knows
             chosen["insists_on_features"] = max(self.feature_weight, self.feature_end) > 0
         values = dict(PRESETS[self.preset])
         if self.preset == "bank":
@@ -196,6 +205,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rays_per_chunk": 4096,
         "points_per_chunk": 32768,
         "chunks": 128,
+        "start_chunks": 2,
+        "fill_every": 4,
         "first_chunks": 16,
         "refresh_every": 48,
         "empty_share": 0.2,
@@ -217,6 +228,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rays_per_chunk": 4096,
         "points_per_chunk": 32768,
         "chunks": 1,
+        "start_chunks": 1,
+        "fill_every": 1,
         "first_chunks": 1,
         "refresh_every": 1,
         "empty_share": 1.0,

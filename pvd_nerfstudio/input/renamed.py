@@ -15,8 +15,9 @@ class Renamed:
     def __setstate__(self, state: dict[str, Any]) -> None:
         """What was saved, under its new names; what the last release did not know has its default."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            if field.default_factory is not dataclasses.MISSING and field.name not in state:
-                setattr(self, field.name, field.default_factory())
+            if field.name not in state:
+                is_made = field.default_factory is not dataclasses.MISSING
+                setattr(self, field.name, field.default_factory() if is_made else field.default)
         for name, value in state.items():
             setattr(self, self.old_names.get(name, name), value)
 

@@ -157,6 +157,8 @@ class DistillationPipeline(StudentPipeline):
             source=self._source(),
             seed=self._seed,
             chunks=method.chunks,
+            start_chunks=method.start_chunks,
+            fill_every=method.fill_every,
             first_chunks=method.first_chunks,
             refresh_every=method.refresh_every,
             device=self.student.device,

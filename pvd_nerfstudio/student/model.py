@@ -172,6 +172,8 @@ class StudentModel(Model):
     beside: Callable[[Cameras, Tensor], dict[str, Tensor]] | None = None
     """Gives further images from a camera, beside the student's own; set while a teacher is at hand."""
     field: StudentField
+    all_alike = False
+    """Whether all parameters are one group, as in runs of the first release."""
 
     def populate_modules(self) -> None:
         """Build field, grid and renderer; the grid is full until it is filled or loaded."""
@@ -208,8 +210,13 @@ class StudentModel(Model):
         self.spacing = self.config.spacing(self.grid.aabb)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """One group, `fields`."""
-        return {"fields": list(self.field.parameters())}
+        """`matrices`, those of networks, where there are any; and `fields`, all the rest."""
+        parameters = list(self.field.parameters())
+        matrices = [] if self.all_alike else self.field.matrices
+        if not matrices:
+            return {"fields": parameters}
+        known = {id(matrix) for matrix in matrices}
+        return {"matrices": matrices, "fields": [value for value in parameters if id(value) not in known]}
 
     def grow(self, progress: float, optimizer: Optimizer | None = None, teacher: PointAnswers | None = None) -> bool:
         """Give the field the size that is right at a share of the run; returns whether anything changed.

@@ -1,11 +1,11 @@
-"""AdamW and a cosine; and optimisers to which the hand-over adds, of which a checkpoint may know more than is here."""
+"""Muon, AdamW and a cosine; and optimisers to which the hand-over adds, and of which a checkpoint may know more."""
 
 from dataclasses import dataclass, field
 from math import cos, pi
 from typing import Any
 
 import torch
-from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, OptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -39,6 +39,35 @@ class AdamWOptimizerConfig(AdamOptimizerConfig):
     """Decay of the running means of gradient and squared gradient."""
     fused: bool = True
     """Update all weights in one kernel, on either device."""
+
+
+@dataclass
+class MuonOptimizerConfig(OptimizerConfig):
+    """Muon (Jordan et al., 2024): each step of a matrix is its momentum with all singular values made one.
+
+    For the matrices of networks alone; of a table most rows are unseen in a step, and would be moved as far as the
+    others.
+    """
+
+    ranges = {
+        "lr": at_least(0),
+        "eps": above(0),
+        "momentum": Range(0, 1 - 1e-9),
+        "max_norm": above(0),
+        "weight_decay": at_least(0),
+    }
+
+    _target: type = torch.optim.Muon
+    lr: float = 0.0
+    """The learning rate; 0: what suits the student."""
+    eps: float = 1e-7
+    """The epsilon value to use."""
+    momentum: float = 0.95
+    """Decay of the running mean of the gradient."""
+    nesterov: bool = True
+    """Look ahead along the momentum."""
+    weight_decay: float = 0.0
+    """Decay of the weights in each step."""
 
 
 @dataclass
@@ -77,6 +106,8 @@ class CosineScheduler(Scheduler):
 def check_optimizers(optimizers: dict[str, Any], where: str) -> None:
     """Refuse from a file what is not an optimiser and a schedule for each group.
 
+    Runs of the first release learn their matrices as all the rest, in the group `fields`.
+
     Args:
         optimizers: a trainer's, of which its annotation says no more than `Dict[str, Any]`.
         where: the file, for the message.
@@ -87,7 +118,8 @@ def check_optimizers(optimizers: dict[str, Any], where: str) -> None:
     for name in sorted({"fields", "projection", *optimizers}):
         group = optimizers.get(name)
         parts = (group.get("optimizer"), group.get("scheduler")) if isinstance(group, dict) else (None, None)
-        if not isinstance(parts[0], AdamWOptimizerConfig) or not isinstance(parts[1], CosineSchedulerConfig):
+        kind = MuonOptimizerConfig if name == "matrices" else AdamWOptimizerConfig
+        if not isinstance(parts[0], kind) or not isinstance(parts[1], CosineSchedulerConfig):
             raise InputError(f"{where}: 'optimizers.{plain(name)}' is not what pvd-distill saves.")
 
 

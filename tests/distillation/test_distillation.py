@@ -113,7 +113,8 @@ class CountingSource:
 
 def make_bank(**options: int) -> tuple[TargetBank, CountingSource]:
     source = CountingSource()
-    numbers = {"seed": 3, "chunks": 3, "first_chunks": 2, "refresh_every": 10} | options
+    numbers = {"seed": 3, "chunks": 3, "start_chunks": 2, "fill_every": 4, "first_chunks": 2, "refresh_every": 10}
+    numbers |= options
     return TargetBank(source, **numbers), source
 
 
@@ -127,6 +128,15 @@ def test_bank_asks_for_the_first_chunks_then_for_one_now_and_then() -> None:
     assert [bank.advance(step) for step in range(1, 21)] == [0] * 9 + [1] + [0] * 9 + [1]
     assert source.calls == 4
     assert bank.wanted(20) == range(1, 4)
+
+
+def test_bank_fills_while_training_goes_on() -> None:
+    bank, source = make_bank(start_chunks=1, first_chunks=3, chunks=4)
+    assert [bank.advance(step) for step in range(20)] == [1] + [0] * 3 + [1] + [0] * 3 + [1] + [0] * 9 + [1, 0]
+    assert bank.wanted(18) == range(4) and source.calls == 4
+    resumed, _ = make_bank(start_chunks=1, first_chunks=3, chunks=4)
+    resumed.advance(6)
+    assert resumed.num_rays == 8
 
 
 def test_bank_draws_only_from_what_is_filled() -> None:

@@ -15,11 +15,14 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.field_components.mlp import MLP
 from nerfstudio.fields.base_field import Field, get_normalized_directions
 from torch import Generator, Tensor, nn
+from torch.nn import Parameter
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, Ranges, between, ranges_of
 from pvd_nerfstudio.rendering.space import Region
 
+SMALLEST_MATRIX = 4
+"""Rows and columns of a network's matrix that are learned as one: the layer of three colours is none."""
 MAX_LOG_DENSITY = 7.0
 """Density is bounded by e^7 per scale, as in PVD's reference implementation: beyond it a sample is opaque anyway."""
 
@@ -37,6 +40,11 @@ class FieldConfig(InstantiateConfig):
     @property
     def learning_rate(self) -> float:
         """The learning rate that suits these sizes; tables and factors of all kinds measured best with this one."""
+        return 2e-2
+
+    @property
+    def matrix_learning_rate(self) -> float:
+        """That of the networks' matrices, which Muon learns."""
         return 2e-2
 
     @property
@@ -138,6 +146,12 @@ class StudentField(Region, Field):
         self, feature: Float[Tensor, "points channels"], directions: Float[Tensor, "points 3"]
     ) -> Float[Tensor, "points 3"]:
         """Feature and view direction to colour in [0, 1]."""
+
+    @property
+    def matrices(self) -> list[Parameter]:
+        """The matrices of its networks: what mixes channels, and no table or factor of places in space."""
+        layers = [module.weight for module in self.modules() if isinstance(module, nn.Linear)]
+        return [weight for weight in layers if min(weight.shape) >= SMALLEST_MATRIX]
 
     def regularization(self, generator: Generator) -> dict[str, Tensor]:
         """Terms of the loss that look at the field alone, already weighted."""
