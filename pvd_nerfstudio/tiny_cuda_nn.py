@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.hash_table import sum_rows
 
 FACTORS = (1, 2654435761, 805459861)
 """Of the hash, an axis each (common_device.h:789)."""
@@ -221,8 +222,8 @@ class HashGrid(EncodingFunction):
         index = self._index(torch.stack([lower, lower + 1], dim=-1).long())
         x_, y_, z_ = torch.stack([1 - share, share], dim=-1).transpose(2, 3).unbind(dim=1)  # points, 2, levels
         weights = x_[:, :, None, None] * y_[:, None, :, None] * z_[:, None, None]
-        values = functional.embedding(index, params.view(-1, self._features))
-        return (weights.flatten(1, 3).to(values)[..., None] * values).sum(dim=1).flatten(1)
+        corners = index.transpose(1, 2).flatten(0, 1), weights.flatten(1, 3).transpose(1, 2).flatten(0, 1)
+        return sum_rows(params.view(-1, self._features), *corners).view(len(x), -1)
 
     def _index(self, corners: Tensor) -> Tensor:
         """Entries of the corners' products, `[points, corners, levels]`, of coordinates `[points, 3, levels, 1|2]`.

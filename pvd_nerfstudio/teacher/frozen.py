@@ -23,6 +23,7 @@ from torch import Tensor
 from pvd_nerfstudio.data.poses import readable
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.hash_table import quicken
 from pvd_nerfstudio.input.text import plain
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
@@ -66,6 +67,7 @@ class FrozenTeacher:
             self.model: Model = build(config, family.num_train_data(state), box, metadata, device, run)
             _load_strictly(self.model, state, run, family)
         self.model.to(device).eval().requires_grad_(False)
+        quicken(self.model)
         self._adapter = family(self.model) if family.knows(self.model) else GenericAdapter(self.model)
         self._has_density = not isinstance(self._adapter, GenericAdapter) or self._adapter.answers
 

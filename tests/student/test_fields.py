@@ -9,9 +9,10 @@ from nerfstudio.field_components.spatial_distortions import SceneContraction
 from torch import nn
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.hash_table import HashTable
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.growth import Moment, grow
-from pvd_nerfstudio.student.fields.hash import HashFieldConfig, OneGatherHashEncoding
+from pvd_nerfstudio.student.fields.hash import HashFieldConfig
 from pvd_nerfstudio.student.fields.hybrid import HybridFieldConfig
 from pvd_nerfstudio.student.fields.interpolation import cell_corners
 from pvd_nerfstudio.student.fields.low_rank import CPFieldConfig, LowRankFieldConfig, TriplaneFieldConfig, VMFieldConfig
@@ -57,14 +58,17 @@ def compose(parts: tuple[str, str]) -> StudentField:
 
 
 def test_one_look_up_gives_nerfstudios_values_and_gradients() -> None:
-    sizes = {"num_levels": 5, "log2_hashmap_size": 10, "max_res": 128, "implementation": "torch"}
-    theirs, ours = HashEncoding(**sizes), OneGatherHashEncoding(**sizes)
+    """Also where coordinates times the hash's factors are beyond 32 bits."""
+    sizes = {"num_levels": 5, "log2_hashmap_size": 10, "max_res": 4096, "implementation": "torch"}
+    theirs, ours = HashEncoding(**sizes), HashTable(**sizes)
     ours.load_state_dict(theirs.state_dict())
     points = torch.rand(500, 3)
     points[0], points[1], points[2] = 0.0, 1.0, 0.5
-    for encoding in (theirs, ours):
-        encoding(points).square().sum().backward()
+    places = [points.clone().requires_grad_() for _ in range(2)]
+    for encoding, place in zip((theirs, ours), places):
+        encoding(place).square().sum().backward()
     torch.testing.assert_close(ours(points), theirs(points), atol=1e-8, rtol=1e-5)
+    torch.testing.assert_close(places[1].grad[3:], places[0].grad[3:], atol=1e-6, rtol=1e-3)
     torch.testing.assert_close(ours.hash_table.grad, theirs.hash_table.grad, atol=1e-8, rtol=1e-4)
 
 

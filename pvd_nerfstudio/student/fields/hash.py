@@ -2,18 +2,17 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import product
 from typing import Literal
 
-import torch
 from jaxtyping import Float
-from nerfstudio.field_components.encodings import Encoding, HashEncoding
+from nerfstudio.field_components.encodings import Encoding
 from nerfstudio.field_components.mlp import MLP
 from nerfstudio.utils.external import TCNN_EXISTS
 from torch import Tensor
 
 from pvd_nerfstudio import tiny_cuda_nn
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.hash_table import HashTable
 from pvd_nerfstudio.input.ranges import COUNT, between
 from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
 
@@ -71,7 +70,7 @@ class HashFieldConfig(FeatureFieldConfig):
         assert self.implementation != "auto"
         # A field is built before it is known where it will be: where there is a GPU, it is there.
         with nullcontext() if TCNN_EXISTS else tiny_cuda_nn.standing_in():
-            return OneGatherHashEncoding(
+            return HashTable(
                 num_levels=self.num_levels,
                 min_res=self.base_res,
                 max_res=self.max_res,
@@ -79,25 +78,6 @@ class HashFieldConfig(FeatureFieldConfig):
                 features_per_level=self.features_per_level,
                 implementation=self.implementation,
             )
-
-
-class OneGatherHashEncoding(HashEncoding):
-    """nerfstudio's encoding with one look-up in place of eight.
-
-    Each look-up has a gradient of the table's size: with eight of them most of a training step on the CPU would be
-    spent on zeros. The values are the same.
-    """
-
-    def pytorch_fwd(self, in_tensor: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch channels"]:
-        """Trilinear interpolation of the hashed corners of each level's cell (Instant NGP, section 3)."""
-        scaled = in_tensor[..., None, :] * self.scalings.to(in_tensor)[:, None]
-        lower = scaled.floor()
-        share = scaled - lower
-        upper = torch.tensor(list(product((0, 1), repeat=3)), device=in_tensor.device)[:, None]
-        corners = lower.int()[..., None, :, :] + upper
-        weights = torch.where(upper.bool(), share[..., None, :, :], 1 - share[..., None, :, :]).prod(dim=-1)
-        values = self.hash_table[self.hash_fn(corners)]
-        return (weights[..., None] * values).sum(dim=-3).flatten(-2)
 
 
 class HashField(FeatureField):
