@@ -394,6 +394,7 @@ class PVDTrainer(Trainer):
         Raises:
             InputError: the disk is full, or weights are no longer finite.
         """
+        self.pipeline.student.train()  # other tools may save while they look at it
         broken = [name for name, value in self.pipeline.student.named_parameters() if not value.isfinite().all()]
         if broken:
             raise self._diverged(f"The student's weights are no longer finite after step {step} ({broken[0]})")

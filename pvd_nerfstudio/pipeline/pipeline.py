@@ -23,6 +23,7 @@ from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
 from pvd_nerfstudio.pipeline.handover import compare_renderings, equip, load_teacher, meet, point_answers
 from pvd_nerfstudio.pipeline.step import TrainingStep
 from pvd_nerfstudio.pipeline.student import StudentPipeline
+from pvd_nerfstudio.student.average import EVERY
 from pvd_nerfstudio.student.model import PointAnswers
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import occupied_region
@@ -176,7 +177,9 @@ class DistillationPipeline(StudentPipeline):
         return self.active
 
     def finish(self) -> None:
-        """Throw away what only training needs: from now on checkpoints hold the student alone."""
+        """Keep the better weights, and throw away what only training needs: checkpoints hold the student alone."""
+        if self._step is not None and self.student.average is not None:
+            self._step.keep_better()
         self.projection, self._is_over = None, True
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -217,6 +220,8 @@ class DistillationPipeline(StudentPipeline):
         """Active learning hears of the step, and the viewer's panel says what there is to know."""
         training, done, total = self.hand_over(), step + 1, self.config.steps
         training.learn_errors()
+        if done % EVERY == 0:
+            self.student.update_average()
         if self.panel.is_shown and (done % PANEL_EVERY == 0 or done == total):
             progress = f"{self.stage(step).name}, step {done:,} of {total:,}"
             errors = torch.stack(list(training.errors)) if training.errors else None

@@ -5,6 +5,7 @@ The whole method in one page (PVD, section 3; PVD-AL, section 3.4); its terms ar
 
 from collections import deque
 from collections.abc import Callable
+from math import log10
 from typing import Any
 
 import torch
@@ -13,13 +14,17 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning
+from pvd_nerfstudio.distillation.active.rays import uniform
 from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, Stage
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.adapters import point_samples
 
 STAGES = ("features", "points", "pixels")
+COMPARED = 4096
+"""Rays by which the last weights and their average are compared."""
 RECENT = 100
 """Steps over which the panel's PSNR is a mean."""
 
@@ -95,6 +100,24 @@ class TrainingStep:
         if self._drawn is not None:
             self._active.learn(*self._drawn)
             self._drawn = None
+
+    @torch.no_grad()
+    def keep_better(self) -> None:
+        """Of the student's weights and their average, which it is done with then."""
+        student, errors = self._student, []
+        for _ in range(2):
+            generator = seeded_generator(student.device, self._seed + 3, 0)
+            rays = self.bank.rays(uniform(COMPARED, self.bank.num_rays, generator))
+            outputs = student(self.ray_bundle(rays, generator))
+            pair = outputs["premultiplied"], outputs["opacity"], rays.rgb, rays.opacity
+            errors.append(float(losses.pixel_errors(*pair).mean()))
+            student.swap_average()
+        if errors[1] < errors[0]:
+            student.swap_average()
+        student.drop_average()
+        last, average = (-10 * log10(max(error, 1e-10)) for error in errors)
+        which = "their average is" if errors[1] < errors[0] else "the last weights are"
+        say(f"The last weights have {last:.2f} dB to the teacher, their average {average:.2f} dB: {which} kept.")
 
     def ray_bundle(self, rays: RayTargets, generator: Generator) -> RayBundle:
         """Rays over the part of them that the teacher shows; a share of them whole, lest things grow outside it.

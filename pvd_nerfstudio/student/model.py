@@ -14,7 +14,7 @@ from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components import renderers
 from nerfstudio.model_components.renderers import RGBRenderer
-from nerfstudio.models.base_model import Model, ModelConfig
+from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.utils import colormaps
 from torch import Tensor
 from torch.nn import Parameter
@@ -27,7 +27,8 @@ from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing
-from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
+from pvd_nerfstudio.student.average import Averaged
+from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.growth import Moment, grow
 from pvd_nerfstudio.student.registry import STUDENTS, StudentName
 
@@ -165,13 +166,12 @@ class StudentModelConfig(StudentSizes):
         return Spacing(self.render_step_size or length, self.disparity_from or bend)
 
 
-class StudentModel(Model):
+class StudentModel(Averaged):
     """A field and the occupancy grid that its samples come from."""
 
     config: StudentModelConfig
     beside: Callable[[Cameras, Tensor], dict[str, Tensor]] | None = None
     """Gives further images from a camera, beside the student's own; set while a teacher is at hand."""
-    field: StudentField
     all_alike = False
     """Whether all parameters are one group, as in runs of the first release."""
 
@@ -243,7 +243,10 @@ class StudentModel(Model):
             return log_density + per_cell.log(), rgb
 
         answers = None if teacher is None else seen_from_outside
-        return grow(self.field, Moment(progress, occupied, self.grid.resolution, optimizer, answers))
+        grew = grow(self.field, Moment(progress, occupied, self.grid.resolution, optimizer, answers))
+        if grew:
+            self.drop_average()
+        return grew
 
     def inherit_color_head(self, weights: dict[str, Tensor] | None) -> None:
         """Start with a teacher's colour head, where there is one of the same shapes; the log says which."""
@@ -416,10 +419,6 @@ class StudentModel(Model):
             images["img"] = torch.cat([truth, teacher, rgb], dim=1)
             metrics |= {f"{name}_teacher": value for name, value in image_metrics(rgb, teacher).items()}
         return metrics, images
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load all or nothing: nerfstudio's second, lenient try would leave what does not fit at random."""
-        return super().load_state_dict(state_dict, strict=True, assign=assign)
 
 
 def image_metrics(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> dict[str, float]:
