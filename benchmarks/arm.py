@@ -20,6 +20,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from torch import Generator, Tensor
 
+from benchmarks.fidelity import fidelity
 from benchmarks.teacher import DEVICE
 from benchmarks.timed import Timed
 from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, take
@@ -133,6 +134,7 @@ class Arm:
         if self.name in OURS and self.times:  # not a pilot
             result |= {"teacher_share": pipeline.teacher_seconds / end.seconds}
             result |= {"step_ratio": step_ratio(pipeline, end.steps - 1)}
+            result |= {"fidelity": asdict(fidelity(pipeline, pipeline._teacher))}
         self.output.write_text(json.dumps(result, indent=2), "utf8")
 
     def _keep(self, trainer: Trainer, folder: Path, steps: int) -> None:

@@ -71,12 +71,14 @@ def pixel_loss(
     teacher_opacity: Float[Tensor, "rays 1"],
     background: Float[Tensor, "rays 3"],
     norm: Norm,
+    weight: Float[Tensor, "rays 1"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Distance of two pixels over the same background (PVD, eq. 7).
+    """Distance of two pixels over the same background (PVD, eq. 7), each weighted by `weight`.
 
     The colours are premultiplied with their opacity: a random background makes the opacities count.
     """
-    return norm_of(student - teacher + background * (teacher_opacity - student_opacity), norm)
+    difference = student - teacher + background * (teacher_opacity - student_opacity)
+    return norm_of(difference if weight is None else difference * weight.sqrt(), norm)
 
 
 def pixel_errors(

@@ -84,7 +84,8 @@ class TrainingStep:
             drawn = torch.cat([uniform, hard])
             rays = self.bank.rays(drawn)
             outputs = model(self.ray_bundle(rays, generator))
-            terms["pixel_loss"], errors = self._pixel_loss(outputs, rays, stage, generator)
+            weight = self._active.ray_weights(drawn)
+            terms["pixel_loss"], errors = self._pixel_loss(outputs, rays, stage, weight, generator)
             self._drawn = drawn, errors
             self.errors.append(errors[: len(uniform)].mean())
             metrics["psnr_teacher"] = -10 * torch.log10(self.errors[-1])
@@ -155,12 +156,17 @@ class TrainingStep:
         return terms
 
     def _pixel_loss(
-        self, student: dict[str, Tensor], teacher: RayTargets, stage: Stage, generator: Generator
+        self,
+        student: dict[str, Tensor],
+        teacher: RayTargets,
+        stage: Stage,
+        weight: Tensor | None,
+        generator: Generator,
     ) -> tuple[Tensor, Tensor]:
         """The loss on pixels (PVD, eq. 7) over random backgrounds, and the error of each."""
         background = torch.rand(len(teacher.rgb), 3, generator=generator, device=generator.device)
         pair = student["premultiplied"], student["opacity"], teacher.rgb, teacher.opacity
-        loss = losses.pixel_loss(*pair, background, self._norm)
+        loss = losses.pixel_loss(*pair, background, self._norm, weight)
         with torch.no_grad():
             errors = losses.pixel_errors(*pair)
         return stage.weights.pixel * loss, errors

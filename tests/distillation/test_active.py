@@ -41,6 +41,22 @@ def test_half_of_the_rays_follow_the_errors_and_half_are_uniform() -> None:
         assert (torch.bincount(drawn) / len(drawn)).tolist() == pytest.approx(share, abs=0.006)
 
 
+@pytest.mark.parametrize("fairness", [0.0, 0.5, 1.0])
+def test_fair_weights_leave_the_expected_loss_that_of_uniform_rays(fairness: float) -> None:
+    errors, values = torch.tensor([0.1, 0.2, 0.3, 3.0]), torch.tensor([5.0, 1.0, 2.0, 0.5])
+    rays = RayErrors(4, fairness=fairness)
+    rays.update(torch.arange(4), errors)
+    drawn = torch.cat(rays.draw(200_000, seeded()))
+    weights = rays.weights(drawn)[:, 0]
+    assert float(weights.mean()) == pytest.approx(1.0)
+    loss = float((weights * values[drawn]).mean())
+    biased = float(values[drawn].mean())
+    if fairness == 1:
+        assert loss == pytest.approx(float(values.mean()), rel=0.01)
+    else:  # towards the hard ray, whose value is small
+        assert biased - 1e-4 < loss < 0.97 * float(values.mean())
+
+
 def test_a_ray_of_unknown_error_counts_as_an_average_one() -> None:
     rays = RayErrors(3, share=1.0)
     rays.update(torch.tensor([0, 1]), torch.tensor([0.1, 0.3]))

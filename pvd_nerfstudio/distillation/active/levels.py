@@ -28,6 +28,7 @@ class ActiveLearningConfig:
     ranges = {
         "pose_share": between(0, LARGEST_SHARE),
         "ray_share": between(0, LARGEST_SHARE),
+        "ray_fairness": between(0, 1),
         "pose_pool": COUNT,
         "ray_pool": COUNT,
         "rotation": between(0, 180),
@@ -46,6 +47,9 @@ class ActiveLearningConfig:
     """Share of the pseudo views that are hard ones; the papers' rule has a tenth."""
     ray_share: float = 0.5
     """Share of a step's rays that is drawn by error, the rest is uniform; the papers' rule has a tenth, from a pool."""
+    ray_fairness: float = 1.0
+    """How much less a ray counts that is drawn more often: 1, by as much; 0, hard rays count all the more. Not in the
+    papers' rule."""
     pose_pool: int = 100
     """Poses in the pool."""
     ray_pool: int = 65536
@@ -91,7 +95,7 @@ class ActiveLearning(nn.Module):
         config, device = self.config, self._device
         self.poses = HardPoses(config.pose_pool, config.rule, config.rotation, config.movement)
         self.rays: RayErrors | HardRayPool = (
-            RayErrors(self._capacity, config.ray_share, device=device)
+            RayErrors(self._capacity, config.ray_share, fairness=config.ray_fairness, device=device)
             if config.rule == "error"
             else HardRayPool(config.ray_pool, PAPERS_SHARE, device)
         )
@@ -125,6 +129,10 @@ class ActiveLearning(nn.Module):
             return self.rays.draw(count, generator, among)
         drawn = uniform(count, among, generator)
         return drawn, drawn[:0]
+
+    def ray_weights(self, rays: Int[Tensor, "rays"]) -> Float[Tensor, "rays 1"] | None:
+        """What the losses of rays that were just drawn are multiplied with; None: all with one."""
+        return self.rays.weights(rays) if self.config.rays and isinstance(self.rays, RayErrors) else None
 
     def learn(self, rays: Int[Tensor, "count"], errors: Float[Tensor, "count"]) -> None:
         """Note how the rays of a step came out."""

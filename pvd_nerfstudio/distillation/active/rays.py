@@ -30,6 +30,8 @@ class RayErrors(nn.Module):
         capacity: how many rays there are.
         share: of a draw that follows the errors.
         memory: weight of what was known in the running mean, in [0, 1).
+        fairness: how much less a ray counts that is drawn more often, in [0, 1]. At 1 the expected loss is that of
+            uniform rays, at 0 the hard ones count all the more (soft mining: Kheradmand et al., CVPR 2024).
         device: where the errors are kept.
     """
 
@@ -38,10 +40,16 @@ class RayErrors(nn.Module):
     clock: Tensor
 
     def __init__(
-        self, capacity: int, share: float = 0.5, memory: float = 0.5, device: torch.device | str = "cpu"
+        self,
+        capacity: int,
+        share: float = 0.5,
+        memory: float = 0.5,
+        fairness: float = 1.0,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self.share, self.memory = share, memory
+        self.share, self.memory, self.fairness = share, memory, fairness
+        self._mean = torch.zeros((), device=device)  # of the errors, as the last draw found it
         self.register_buffer("errors", torch.full((capacity,), UNKNOWN, device=device))
         self.register_buffer("measured", torch.zeros(capacity, dtype=torch.int32, device=device))
         self.register_buffer("clock", torch.zeros((), dtype=torch.int32, device=device))
@@ -60,10 +68,20 @@ class RayErrors(nn.Module):
             return drawn, drawn[:0]
         candidates = torch.randint(capacity, (CANDIDATES * hard,), generator=generator, device=generator.device)
         errors = self.errors[candidates]
-        known = errors >= 0
-        mean = errors.clamp_min(0).sum() / known.sum().clamp_min(1)
-        weights = torch.where(known, errors, mean).clamp_min(1e-12)
-        return drawn, candidates[torch.multinomial(weights, hard, replacement=True, generator=generator)]
+        self._mean = errors.clamp_min(0).sum() / (errors >= 0).sum().clamp_min(1)
+        relative = self._relative_errors(candidates)
+        return drawn, candidates[torch.multinomial(relative, hard, replacement=True, generator=generator)]
+
+    def weights(self, rays: Int[Tensor, "rays"]) -> Float[Tensor, "rays 1"]:
+        """What the losses of the rays of the last draw are multiplied with; their mean is one."""
+        frequency = 1 - self.share + self.share * self._relative_errors(rays)
+        weights = frequency**-self.fairness
+        return (weights / weights.mean())[:, None]
+
+    def _relative_errors(self, rays: Int[Tensor, "rays"]) -> Float[Tensor, "rays"]:
+        errors = self.errors[rays]
+        known = torch.where(errors < 0, self._mean, errors)
+        return (known / self._mean.clamp_min(1e-12)).clamp_min(1e-6)
 
     def update(self, rays: Int[Tensor, "count"], errors: Float[Tensor, "count"]) -> None:
         """Note the errors, 0 or above, of rays that were drawn; of a ray drawn twice the larger one counts."""
