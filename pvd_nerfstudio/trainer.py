@@ -21,7 +21,7 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
-from pvd_nerfstudio.data.poses import readable
+from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.data.taken_over import with_options_of
 from pvd_nerfstudio.errors import InputError
@@ -194,11 +194,11 @@ class PVDTrainerConfig(TrainerConfig):
             data.dataparser.data = place
         given = own or place is not None
         with reading(data.dataparser, own):
-            parser, problem = readable(data.dataparser, data.orbit.size) if given else (data.dataparser, None)
-        if parser is None:
+            found = find(data.dataparser, data.orbit.size, hand_on=True) if given else None
+        if found is not None and found.dataparser is None:
             raise InputError(
-                f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: {problem}. "
-                "Correct --data, or leave it out: its images are needed for evaluation alone."
+                f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: "
+                f"{found.problem}. Correct --data, or leave it out: its images are needed for evaluation alone."
             )
         if data.orbit.radius == 0 and space.near > 0 and not space.contracted:
             data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)

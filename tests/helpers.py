@@ -9,6 +9,7 @@ import torch
 from conftest import distil_config
 from nerfstudio.utils.eval_utils import eval_setup
 
+from pvd_nerfstudio.data.poses import Found
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.trainer import PVDTrainer, PVDTrainerConfig
@@ -65,6 +66,11 @@ def change_state(run: Path, change: Any) -> None:
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     path = sorted((run / "nerfstudio_models").glob("*.ckpt"))[-1]
     return torch.load(path, map_location="cpu", weights_only=True)["pipeline"]
+
+
+def in_words(found: Found) -> tuple[Any, str | None]:
+    """What a data set can be read with, and what was wrong."""
+    return found.dataparser, found.problem
 
 
 def refused(output: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:

@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 from pvd_nerfstudio.data import views
 from pvd_nerfstudio.data.images import read_image, read_mask
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
-from pvd_nerfstudio.data.poses import readable, without_lost_pose
+from pvd_nerfstudio.data.poses import Found, find, without_lost_pose
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.data.reviewed import check_outputs, is_reviewed, reading
 from pvd_nerfstudio.errors import InputError
@@ -199,18 +199,15 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             config.dataparser.data = Path(config.data)
         # What is not reviewed has not come from a file, for those who read one have refused it, but from another tool.
         is_foreign = not config.named_by_user and not is_reviewed(config.dataparser)
-        trusted, parser, problem = config.named_by_user or is_foreign, config.dataparser, None
+        trusted, found = config.named_by_user or is_foreign, Found(config.dataparser, None)
         if not is_foreign:
-            with reading(parser, trusted):
-                parser, problem = readable(parser, config.orbit.size)
-        self.stands_in, self.keeps_alpha = parser is None, True
-        self._place, self._problem = config.dataparser.data, problem
-        if parser is None:
-            config = replace(config, dataparser=config.orbit, data=None)
-        elif problem is not None:
-            config = replace(config, dataparser=parser, data=None)
+            with reading(config.dataparser, trusted):
+                found = find(config.dataparser, config.orbit.size)
+        self.stands_in, self.keeps_alpha = found.dataparser is None, True
+        self._place, self._problem = config.dataparser.data, found.problem
         with reading(config.dataparser, trusted):
             try:
+                config = replace(config, dataparser=config.orbit if self.stands_in else found.again, data=None)
                 super().__init__(config, *args, **kwargs)
             except InputError:
                 raise

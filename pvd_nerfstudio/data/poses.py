@@ -1,5 +1,6 @@
 """A data set whose images are gone, or some of them: its poses are worth having all the same."""
 
+import copy
 from dataclasses import dataclass, field, replace
 from math import ceil, log2
 from pathlib import Path
@@ -23,41 +24,77 @@ from pvd_nerfstudio.input.text import is_file, plain
 SPLITS = "train", "val", "test"
 
 
-def readable(dataparser: DataParserConfig, size: int) -> tuple[DataParserConfig | None, str | None]:
+@dataclass
+class Found:
+    """What a data set can be read with, and what that says."""
+
+    dataparser: DataParserConfig | None
+    """Its own; or, when images are missing, one that does without them; or None."""
+    problem: str | None
+    """What was wrong with its own."""
+    outputs: dict[str, DataparserOutputs] = field(default_factory=dict)
+    """Splits that have been read."""
+
+    @property
+    def again(self) -> DataParserConfig:
+        """The dataparser, which does not read a second time."""
+        assert self.dataparser is not None
+        parser, outputs = self.dataparser.setup(), self.outputs
+        read = parser.get_dataparser_outputs
+        parser.get_dataparser_outputs = lambda split="train", **options: (
+            outputs[split] if split in outputs and not options else read(split=split, **options)
+        )
+        return replace(self.dataparser, _target=lambda _: parser)
+
+
+_known: list[tuple[DataParserConfig, int, Found]] = []
+
+
+def find(dataparser: DataParserConfig, size: int, hand_on: bool = False) -> Found:
     """What a data set can be read with, and why not with its own dataparser.
 
     Args:
         dataparser: its own.
         size: width and height of views in pixels, where only the images know.
-
-    Returns:
-        Its own and None; or, when images are missing, one that does without them, and what was wrong; or None and
-        what was wrong.
+        hand_on: whether who asks next, for the same, is told what was read now: the trainer asks before it builds a
+            data manager.
     """
-    problems = [_problem(dataparser, split) for split in SPLITS]
+    known = _known.pop() if _known else None
+    is_same = known is not None and known[:2] == (dataparser, size)
+    found = known[2] if known is not None and is_same else _find(dataparser, size)
+    if hand_on:
+        _known.append((copy.deepcopy(dataparser), size, found))
+    return found
+
+
+def _find(dataparser: DataParserConfig, size: int) -> Found:
+    outputs: dict[str, DataparserOutputs] = {}
+    problems = [_problem(dataparser, split, outputs) for split in SPLITS]
     if not any(problems):
-        return dataparser, None
+        return Found(dataparser, None, outputs)
     problem = next(filter(None, problems))
     # Without its evaluation views alone it is still itself, and says what is wrong when they are wanted.
-    otherwise = (None, problem) if problems[0] else (dataparser, None)
+    otherwise = Found(None, problem) if problems[0] else Found(dataparser, problem, outputs)
+    outputs = {}
     try:
         poses = _without_images(dataparser, size)
     except Exception:  # files of poses may hold anything
         return otherwise
-    remain = any(_problem(poses, split) for split, before in zip(SPLITS, problems) if before)
-    return otherwise if remain or not _whole(poses) else (poses, problem)
+    remain = any(_problem(poses, split, outputs) for split, before in zip(SPLITS, problems) if before)
+    return otherwise if remain or not _whole(poses, outputs) else Found(poses, problem, outputs)
 
 
-def _problem(dataparser: DataParserConfig, split: str) -> str | None:
+def _problem(dataparser: DataParserConfig, split: str, read: dict[str, DataparserOutputs]) -> str | None:
     try:
-        outputs = without_lost_pose(dataparser.setup().get_dataparser_outputs(split=split))
+        outputs = dataparser.setup().get_dataparser_outputs(split=split)
+        images, poses = len(without_lost_pose(outputs).image_filenames), len(without_lost_pose(outputs).cameras)
     except SystemExit:  # colmap-data, where nobody wants images to be made smaller
         return "its images are not there in the size that it asks for"
     except Exception as error:  # a dataparser may fail in any way
         return f"{type(error).__name__}: {plain(error)}"
-    images, poses = len(outputs.image_filenames), len(outputs.cameras)
     if images != poses:
         return f"it has {images} images for {poses} poses"
+    read[split] = outputs
     return None if images or split != "train" else "it has no training view"
 
 
@@ -71,9 +108,10 @@ def without_lost_pose(outputs: DataparserOutputs) -> DataparserOutputs:
     return replace(outputs, image_filenames=[], mask_filenames=None, cameras=nobody)
 
 
-def _whole(dataparser: DataParserConfig) -> bool:
+def _whole(dataparser: DataParserConfig, read: dict[str, DataparserOutputs]) -> bool:
     """Whether the images that are there can be read: what is damaged is not lost."""
-    for path in dataparser.setup().get_dataparser_outputs(split="train").image_filenames:
+    outputs = read.get("train") or dataparser.setup().get_dataparser_outputs(split="train")
+    for path in outputs.image_filenames:
         if is_file(Path(path)):
             try:
                 image_size(Path(path))

@@ -20,7 +20,7 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
-from pvd_nerfstudio.data.poses import readable
+from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.hash_table import quicken
@@ -256,10 +256,10 @@ def _data_set(run: TeacherRun, data: Path | None) -> tuple[DataparserOutputs | N
         dataparser.data = Path(place)
         review(dataparser)
         with reading(dataparser, named_by_user=False):
-            parser, why = readable(dataparser, size=1)
-            if parser is not None:
-                return parser.setup().get_dataparser_outputs(split="train"), ""
-        problem = f"{place} cannot be read: {why}"
+            found = find(dataparser, size=1)
+            if found.dataparser is not None:
+                return found.again.setup().get_dataparser_outputs(split="train"), ""
+        problem = f"{place} cannot be read: {found.problem}"
     return None, problem
 
 

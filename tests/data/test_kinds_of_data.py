@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import in_words
 from nerfstudio.data.dataparsers.arkitscenes_dataparser import ARKitScenesDataParserConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
@@ -18,7 +19,7 @@ from nerfstudio.data.dataparsers.sdfstudio_dataparser import SDFStudioDataParser
 from nerfstudio.data.dataparsers.sitcoms3d_dataparser import Sitcoms3DDataParserConfig
 from PIL import Image
 
-from pvd_nerfstudio.data.poses import SPLITS, readable
+from pvd_nerfstudio.data.poses import SPLITS, find
 from pvd_nerfstudio.data.reviewed import check_outputs, reading
 from pvd_nerfstudio.data.views import sphere
 
@@ -189,7 +190,7 @@ def test_poses_are_those_that_were_there(
 ) -> None:
     config = kind(tmp_path / "41069021")
     with reading(config, named_by_user=False):
-        assert readable(config, size=7) == (config, None)
+        assert in_words(find(config, size=7)) == (config, None)
     before = {split: read(config, split) for split in SPLITS}
     assert len(before["train"].cameras) > 7  # noqa: PLR2004
     images = before["train"].image_filenames
@@ -198,7 +199,7 @@ def test_poses_are_those_that_were_there(
         Path(path).unlink()
     written = sorted(config.data.rglob("*"))
     with reading(config, named_by_user=False):
-        found, _ = readable(config, size=7)
+        found, _ = in_words(find(config, size=7))
     assert found is not None
     for split in SPLITS:
         after = read(found, split)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Run, distil_config
-from helpers import start
+from helpers import in_words, start
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
-from nerfstudio.data.dataparsers.blender_dataparser import BlenderDataParserConfig
+from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
 from nerfstudio.data.dataparsers.dnerf_dataparser import DNeRFDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -19,7 +19,7 @@ from PIL import Image
 
 from pvd_nerfstudio.data.llff import LLFFDataParserConfig
 from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
-from pvd_nerfstudio.data.poses import readable
+from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run
@@ -55,12 +55,12 @@ def parsers(turntable: Path, llff: Path, nsvf: Path) -> dict[str, DataParserConf
 @pytest.mark.parametrize("name", ["blender", "nerfstudio", "llff", "nsvf"])
 def test_poses_without_images_are_those_with_them(name: str, parsers: dict[str, DataParserConfig]) -> None:
     config = parsers[name]
-    assert readable(config, size=40) == (config, None)
+    assert in_words(find(config, size=40)) == (config, None)
     size = {"llff": 20}.get(name, 40)  # the fixture's images are half the size, not a quarter
     before = config.setup().get_dataparser_outputs(split="train")
     for path in config.data.rglob("*.png"):
         path.unlink()
-    poses, problem = readable(config, size=40)
+    poses, problem = in_words(find(config, size=40))
     assert poses is not None and problem is not None
     after = poses.setup().get_dataparser_outputs(split="train")
     torch.testing.assert_close(after.cameras.camera_to_worlds, before.cameras.camera_to_worlds)
@@ -78,7 +78,7 @@ def test_a_broken_data_set_is_not_taken_for_a_lost_one(name: str, parsers: dict[
         path.write_bytes(path.read_bytes()[:20])
     for path in parsers[name].data.rglob("5.png"):
         path.write_bytes(path.read_bytes()[:40])
-    poses, problem = readable(parsers[name], size=40)
+    poses, problem = in_words(find(parsers[name], size=40))
     assert poses is None and problem is not None
 
 
@@ -128,7 +128,7 @@ def test_a_first_image_that_is_missing_costs_no_pose(kind: str, turntable: Path)
         "instant-ngp-data": InstantNGPDataParserConfig(data=turntable),
     }[kind]
     before = 12 if kind == "blender-data" else 11
-    found, _ = readable(parser, size=7)
+    found, _ = in_words(find(parser, size=7))
     assert found is not None
     outputs = found.setup().get_dataparser_outputs(split="train")
     assert len(outputs.cameras) >= before - 1 and outputs.cameras.width.unique().tolist() == [40]
@@ -225,7 +225,7 @@ def test_poses_of_other_data_sets(kind: str, folders: bool, scannet: Path, turnt
     for name in ("color", "depth", "train", "val", "test"):
         if folders and (config.data / name).is_dir():
             shutil.rmtree(config.data / name)
-    poses, problem = readable(config, size=40)
+    poses, problem = in_words(find(config, size=40))
     assert poses is not None and problem is not None
     after = poses.setup().get_dataparser_outputs(split="train")
     torch.testing.assert_close(after.cameras.camera_to_worlds, before.cameras.camera_to_worlds)
@@ -238,7 +238,7 @@ def test_poses_that_hold_anything_are_not_a_data_set(damage: dict, turntable: Pa
     meta["frames"][0] |= damage
     (turntable / "transforms.json").write_text(json.dumps({"frames": meta["frames"]}))
     (turntable / "train" / "r_0.png").unlink()
-    poses, problem = readable(NerfstudioDataParserConfig(data=turntable), size=40)
+    poses, problem = in_words(find(NerfstudioDataParserConfig(data=turntable), size=40))
     assert poses is None and problem is not None
 
 
@@ -249,3 +249,18 @@ def test_an_only_evaluation_view_without_a_pose_is_none(teacher: Run, turntable:
     with pytest.raises(InputError, match="scene box"):  # it is another kind of data set than the teacher's
         start(distil_config(tmp_path, *options)).train()
     assert "no evaluation view" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_data_set_is_read_once_at_the_start(teacher: Run, scene: Path, tmp_path: Path, monkeypatch) -> None:
+    """Each of its splits, by the trainer that checks it; the data manager is told."""
+    read: list[str] = []
+    generate = Blender._generate_dataparser_outputs
+
+    def counted(self: Blender, split: str = "train"):
+        read.append(split)
+        return generate(self, split)
+
+    monkeypatch.setattr(Blender, "_generate_dataparser_outputs", counted)
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "2", "--data", str(scene))
+    start(distil_config(tmp_path, *options))
+    assert sorted(read) == ["test", "train", "val"]
