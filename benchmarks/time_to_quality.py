@@ -29,6 +29,7 @@ import tyro
 from rich.console import Console
 
 from benchmarks.arm import LEVELED, Name
+from benchmarks.defaults import made_with
 from benchmarks.matrix import FailedError, machine, reason, steps_that_fit, student_options
 
 ARMS: tuple[Name, ...] = ("scratch", "scratch-muon", "pvd", "adamw", "none", "poses", "rays", "points", "all", "images")
@@ -142,7 +143,8 @@ class TimeToQuality:
         files = [self._file(arm, seed) for arm in self.arms for seed in range(self.seeds)]
         results = [json.loads(file.read_text("utf8")) for file in files if file.is_file()]
         command = shlex.join(["python", "-m", "benchmarks.time_to_quality", *sys.argv[1:]])
-        head = ["```bash", command, "```", "", f"{time.strftime('%Y-%m-%d')}; {machine()}.", ""]
+        made = f"{time.strftime('%Y-%m-%d')}; {machine()}; {made_with(self.student)}."
+        head = ["```bash", command, "```", "", made, ""]
         table = [COLUMNS, ["---"] * len(COLUMNS), *table_cells(results)]
         lines = [*head, *(f"| {' | '.join(line)} |" for line in table)]
         (self.output / "time.md").write_text("\n".join(lines) + "\n", "utf8")
