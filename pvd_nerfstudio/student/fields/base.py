@@ -45,7 +45,7 @@ class FieldConfig(InstantiateConfig):
     @property
     def matrix_learning_rate(self) -> float:
         """That of the networks' matrices, which Muon learns."""
-        return 2e-2
+        return 5e-2
 
     @property
     def iterations(self) -> int:
