@@ -39,8 +39,8 @@ CUT = 0.93
 """Share of its steps that a run must have done when the seconds are over; else it is run again with fewer."""
 PILOT_STEPS = 96
 COLUMNS = (
-    "arm,PSNR,worst tenth of the views,seconds,steps,seconds to the PSNR of scratch,ratio,teacher's share,"
-    "step / bare step"
+    "arm,PSNR,worst tenth of the views,seconds,steps,seconds to the PSNR of scratch,ratio,PSNR to the teacher,"
+    "its worst tenth,99th percentile of the error,teacher's share,step / bare step"
 ).split(",")
 
 
@@ -201,6 +201,10 @@ def table_cells(results: list[dict[str, Any]]) -> list[list[str]]:
                 "-" if until is None else f"{until:.0f}",
                 "-" if until is None else f"1/{own / until:.1f}",
                 *(
+                    spread([one["fidelity"][name] for one in runs], form) if "fidelity" in runs[0] else "-"
+                    for name, form in (("mean", ".2f"), ("worst", ".2f"), ("p99", ".3f"))
+                ),
+                *(
                     f"{statistics.mean(one[name] for one in runs):{form}}" if name in runs[0] else "-"
                     for name, form in (("teacher_share", ".0%"), ("step_ratio", ".2f"))
                 ),
@@ -209,10 +213,10 @@ def table_cells(results: list[dict[str, Any]]) -> list[list[str]]:
     return lines
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], form: str = ".2f") -> str:
     """Mean, and half the distance between the largest and the smallest."""
-    mean = f"{statistics.mean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.2f}"
+    mean = f"{statistics.mean(values):{form}}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:{form}}"
 
 
 def plot(results: list[dict[str, Any]], path: Path, title: str) -> None:

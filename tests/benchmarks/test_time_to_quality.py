@@ -41,10 +41,11 @@ def test_the_watch_stands_still_while_it_is_held(monkeypatch: pytest.MonkeyPatch
 def test_table_compares_with_the_end_of_scratch() -> None:
     scratch = {"arm": "scratch", "seed": 0, "curve": CURVE}
     ours = {"arm": "all", "curve": [CURVE[0] | {"psnr": 22.0}, CURVE[1] | {"psnr": 26.0}], "teacher_share": 0.1}
-    ours |= {"step_ratio": 1.08}
+    ours |= {"step_ratio": 1.08, "fidelity": {"mean": 31.0, "worst": 29.0, "p99": 0.1}}
     first, second = time_to_quality.table_cells([scratch, ours | {"seed": 0}, ours | {"seed": 1}])
-    assert first == ["scratch", "24.00", "20.00", "30", "15", "30", "1/1.0", "-", "-"]
-    assert second == ["all", "26.00 ± 0.00", "20.00 ± 0.00", "30", "15", "20", "1/1.5", "10%", "1.08"]
+    assert first == ["scratch", "24.00", "20.00", "30", "15", "30", "1/1.0", *"-----"]
+    assert second[:7] == ["all", "26.00 ± 0.00", "20.00 ± 0.00", "30", "15", "20", "1/1.5"]
+    assert second[7:] == ["31.00 ± 0.00", "29.00 ± 0.00", "0.100 ± 0.000", "10%", "1.08"]
 
 
 def parsed(tmp_path: Path, teacher: Run, name: str) -> Arm:
