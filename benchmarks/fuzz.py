@@ -38,7 +38,7 @@ from pvd_nerfstudio.pipeline.handover import load_teacher
 from pvd_nerfstudio.registry import pvd_distill
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import FRAME, saved_frame
-from pvd_nerfstudio.trainer import PVDTrainerConfig
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 LONGEST = 5.0
 """Seconds that a run may take to open."""

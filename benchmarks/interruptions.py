@@ -25,7 +25,7 @@ from nerfstudio.utils import writer
 
 from benchmarks.forked import in_a_process
 from benchmarks.small import ALL_LEVELS, quiet, small_student, small_teacher
-from pvd_nerfstudio.trainer import PVDTrainerConfig
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STOPS = 2

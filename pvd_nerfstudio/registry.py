@@ -11,7 +11,7 @@ def _specification() -> Any:
 
     from pvd_nerfstudio.errors import explain_errors  # noqa: PLC0415
     from pvd_nerfstudio.input.renamed import current_options  # noqa: PLC0415
-    from pvd_nerfstudio.trainer import PVDTrainerConfig  # noqa: PLC0415
+    from pvd_nerfstudio.trainer_config import PVDTrainerConfig  # noqa: PLC0415
     from pvd_nerfstudio.training.optimizers import (  # noqa: PLC0415
         AdamWOptimizerConfig,
         CosineSchedulerConfig,

@@ -1,49 +1,27 @@
-"""`ns-train pvd-distill`: its top-level options, what follows from them, and a trainer that leaves no half files."""
+"""The trainer of `ns-train pvd-distill`: nerfstudio's, which leaves no half files."""
 
-import os
 import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 import yaml
-from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer
 from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 
-from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
-from pvd_nerfstudio.data.poses import find
-from pvd_nerfstudio.data.reviewed import reading, review
-from pvd_nerfstudio.data.taken_over import with_options_of
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.bounded import most_numbers
-from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, check_ranges
 from pvd_nerfstudio.input.saved import check_like
-from pvd_nerfstudio.input.text import file_name, is_file, plain, say
-from pvd_nerfstudio.pipeline import DistillationPipeline, DistillationPipelineConfig
-from pvd_nerfstudio.rendering.space import Space
-from pvd_nerfstudio.student.memory import check_fits
-from pvd_nerfstudio.student.model import StudentModelConfig
-from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
-from pvd_nerfstudio.teacher.adapters import adapter_of, space_of
-from pvd_nerfstudio.teacher.checkpoint import (
-    TeacherRun,
-    checkpoint_folder,
-    checkpoint_of_step,
-    find_run,
-    load_checkpoint,
-    stored_state,
-)
-from pvd_nerfstudio.teacher.frozen import saved_scene_box
+from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.pipeline import DistillationPipeline
+from pvd_nerfstudio.teacher.checkpoint import checkpoint_of_step, load_checkpoint
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 from pvd_nerfstudio.training.folder import RunFolder
 from pvd_nerfstudio.training.interruption import Interruption
 from pvd_nerfstudio.training.optimizers import (
@@ -51,235 +29,10 @@ from pvd_nerfstudio.training.optimizers import (
     CosineScheduler,
     CosineSchedulerConfig,
     GrowingOptimizers,
-    check_optimizers,
 )
 
 __all__ = ["AdamWOptimizerConfig", "CosineScheduler", "CosineSchedulerConfig", "PVDTrainer", "PVDTrainerConfig"]
-"""The runs of the last release know the first three by this module."""
-GRID_BYTES = 40
-"""What a cell of the occupancy grid takes while it is filled."""
-
-
-def _opened_config() -> Path | None:
-    """The config.yml that nerfstudio's `eval_setup` is reading, which tells nobody; None outside of it."""
-    loader = sys.modules.get("nerfstudio.utils.eval_utils")  # which cannot be imported while methods are registered
-    frame = None if loader is None else sys._getframe()
-    while frame is not None and frame.f_code is not loader.eval_setup.__code__:  # type: ignore[union-attr]
-        frame = frame.f_back
-    return None if frame is None else Path(os.path.abspath(frame.f_locals["config_path"]))
-
-
-@dataclass
-class PVDTrainerConfig(TrainerConfig):
-    """Options of `ns-train pvd-distill`; what is left out is taken from the teacher's run."""
-
-    ranges = {
-        "max_num_iterations": at_least(0),
-        "steps_per_save": at_least(0),
-        "steps_per_eval_batch": at_least(0),
-        "steps_per_eval_image": at_least(0),
-        "steps_per_eval_all_images": at_least(0),
-        "load_step": at_least(0),
-        "machine.seed": between(0, 2**32 - 1),
-        "machine.num_devices": at_least(0),
-        "machine.num_machines": COUNT,
-        "machine.machine_rank": at_least(0),
-        "logging.steps_per_log": COUNT,
-        "logging.max_buffer_size": COUNT,
-        "logging.local_writer.max_log_size": at_least(0),
-        "viewer.websocket_port": between(0, 65535),
-        "viewer.websocket_port_default": between(0, 65535),
-        "viewer.num_rays_per_chunk": COUNT,
-        "viewer.max_num_display_images": at_least(-1),
-        "viewer.jpeg_quality": between(0, 100),
-        "viewer.camera_frustum_scale": above(0),
-    }
-
-    _target: type = field(default_factory=lambda: PVDTrainer)
-    teacher_checkpoint: Path | None = None
-    """The run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
-    student: StudentName = "mlp"
-    """Architecture to convert to."""
-    max_num_iterations: int = 0
-    """Steps of the whole run, a resumed one's earlier part included; 0: what suits the student."""
-    command: tyro.conf.Suppress[str] = ""
-    """What was typed to start the training, for reports."""
-    pipeline: DistillationPipelineConfig = field(default_factory=DistillationPipelineConfig)
-    """Pipeline configuration"""
-
-    def __post_init__(self) -> None:
-        """Resolve what was typed; nerfstudio's registry and --help have neither a teacher nor a run."""
-        if self.teacher_checkpoint is not None or self.resumes:
-            self.resolve()
-
-    def get_checkpoint_dir(self) -> Path:
-        """nerfstudio's; beside its config.yml for a run that is opened, wherever it has been moved to."""
-        opened = _opened_config()
-        return super().get_checkpoint_dir() if opened is None else checkpoint_folder(opened, self)
-
-    @property
-    def resumes(self) -> bool:
-        """Whether a run is gone on with."""
-        return self.load_dir is not None or self.load_checkpoint is not None
-
-    def resolve(self) -> None:
-        """Fill in what the teacher's run says, before anything is built or written; once.
-
-        Raises:
-            InputError: something of it cannot be used.
-        """
-        check_ranges(self)
-        if self.pipeline.steps > 0:
-            return
-        if self.machine.num_devices == 0:  # how nerfstudio's own tests ask for the CPU
-            self.machine = replace(self.machine, device_type="cpu", num_devices=1)
-        if self.machine.device_type == "cuda" and not torch.cuda.is_available():
-            say("No CUDA GPU here: training on the CPU.")
-            self.machine = replace(self.machine, device_type="cpu")
-        if self.resumes:
-            self._take_over_own_run()
-        elif self.teacher_checkpoint is not None:
-            self._take_over_teacher(find_run(self.teacher_checkpoint))
-        else:
-            raise InputError("Which run is the teacher? Name it with --teacher-checkpoint PATH.")
-        self._resolve()
-
-    def _take_over_teacher(self, run: TeacherRun) -> None:
-        """What the user left open, from the teacher's run."""
-        pipeline, model = self.pipeline, self.pipeline.model
-        pipeline.teacher = run.checkpoint_path
-        teacher = run.config.pipeline
-        space = space_of(teacher.model)
-        taught: Any = teacher.datamanager
-        if taught.data is not None:  # `ns-train METHOD --data PATH` leaves the dataparser's own path at its default
-            taught.dataparser.data = Path(taught.data)
-        self._choose_data(taught.dataparser, space)
-        if pipeline.datamanager.camera_res_scale_factor == 1:
-            pipeline.datamanager.camera_res_scale_factor = taught.camera_res_scale_factor
-        if taught.pixel_sampler.fisheye_crop_radius is not None:
-            say(
-                f"The teacher saw no more of its fisheye images than fisheye_crop_radius "
-                f"{taught.pixel_sampler.fisheye_crop_radius:g} shows; what lies outside is its guess."
-            )
-        box = saved_scene_box(run)
-        if box is not None:
-            pipeline.datamanager.orbit.box = tuple(box.aabb.flatten().tolist())
-        for name, value in (("near_plane", space.near), ("far_plane", space.far), ("contracted", space.contracted)):
-            if getattr(model, name) is None:
-                setattr(model, name, value)
-        model.depth = model.depth or adapter_of(teacher.model).depth(teacher.model)
-        if model.background_color is None:
-            blended = getattr(pipeline.datamanager.dataparser, "alpha_color", None)
-            one_color = "white" if blended == "white" else "black"
-            has_none = space.background == "last_sample" and not model.contracted
-            model.background_color = one_color if has_none else space.background
-        if model.background_color == "last_sample" and not model.contracted:
-            raise InputError(
-                "--pipeline.model.background-color last_sample shows the sky of contracted space, and this student "
-                "lives in a box. Choose white, black or random, or --pipeline.model.contracted True."
-            )
-        model.student = self.student
-
-    def _choose_data(self, dataparser: DataParserConfig, space: Space) -> None:
-        """The teacher's dataparser unless there is another, with the path of `--data` if that is given."""
-        data = self.pipeline.datamanager
-        own = data.named_by_user = not isinstance(data.dataparser, TeacherDataParserConfig)
-        if not own:
-            review(dataparser)
-            data.dataparser = dataparser
-        else:
-            data.dataparser = with_options_of(dataparser, data.dataparser)
-        place = self.data or data.data
-        if place is not None:
-            data.dataparser.data = place
-        given = own or place is not None
-        with reading(data.dataparser, own):
-            found = find(data.dataparser, data.orbit.size, hand_on=True) if given else None
-        if found is not None and found.dataparser is None:
-            raise InputError(
-                f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: "
-                f"{found.problem}. Correct --data, or leave it out: its images are needed for evaluation alone."
-            )
-        if data.orbit.radius == 0 and space.near > 0 and not space.contracted:
-            data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
-
-    def _take_over_own_run(self) -> None:
-        """The student and the method of the run that is resumed; its teacher too, where it is still there."""
-        folder = self.load_dir if self.load_dir is not None else self.load_checkpoint
-        assert folder is not None
-        run = find_run(folder)
-        if not isinstance(run.config, PVDTrainerConfig):
-            raise InputError(f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill.")
-        previous = run.config
-        self.load_dir, self.load_checkpoint = None, checkpoint_of_step(run.checkpoint_path, self.load_step)
-        check_ranges(previous, where=str(run.config_path))
-        if self.teacher_checkpoint is not None:
-            previous.pipeline.teacher = find_run(self.teacher_checkpoint).checkpoint_path
-        elif previous.pipeline.teacher is not None and not is_file(previous.pipeline.teacher):
-            say(f"The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another.", "yellow")
-            previous.pipeline.teacher = None
-        check_optimizers(previous.optimizers, where=str(run.config_path))
-        previous.pipeline.model.build_within(most_numbers(stored_state(run)))
-        data, named = previous.pipeline.datamanager, self.pipeline.datamanager.dataparser
-        if not isinstance(named, TeacherDataParserConfig):
-            data.dataparser, data.named_by_user = named, True
-        else:
-            review(data.dataparser)
-        if self.data is not None:
-            data.data = self.data
-        self.pipeline, self.optimizers, self.student = previous.pipeline, previous.optimizers, previous.student
-        self.machine, self.command = replace(self.machine, seed=previous.machine.seed), previous.command
-        self.experiment_name = self.experiment_name or file_name(previous.experiment_name, "unnamed")
-        self.max_num_iterations = self.max_num_iterations or previous.max_num_iterations
-        say(f"Resuming {run.config_path.parent}: its student and its method are taken over.")
-
-    def _resolve(self) -> None:
-        """Replace every `0: what suits` and `left out` by its value, so that config.yml says everything."""
-        pipeline, model = self.pipeline, self.pipeline.model
-        self._check_student(model)
-        self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
-        pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
-        pipeline.distillation = pipeline.distillation.resolved(model.chosen.preferred)
-        if pipeline.active.rays and pipeline.distillation.chunks == 1:
-            raise InputError(
-                "--pipeline.active.rays needs rays that stay in the bank, but it holds one chunk alone. Set "
-                "--pipeline.distillation.chunks and --pipeline.distillation.refresh-every, or leave the level off."
-            )
-        pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
-        for name, group in self.optimizers.items():
-            suits = model.chosen.matrix_learning_rate if name == "matrices" else model.chosen.learning_rate
-            group["optimizer"].lr = group["optimizer"].lr or suits
-            group["scheduler"].max_steps = self.max_num_iterations
-        check_ranges(self)
-        if self.experiment_name is None:
-            self.experiment_name = file_name(Path(pipeline.datamanager.dataparser.data).stem, "unnamed")
-        place = Path(pipeline.datamanager.dataparser.data)
-        if place.exists():  # so that the run opens from any working directory
-            pipeline.datamanager.dataparser.data = Path(os.path.abspath(place))
-
-    def _check_student(self, model: StudentModelConfig) -> None:
-        """Sizes that make no sense or do not fit are refused before anything is built."""
-        chosen = {model.student: model.chosen, **model.chosen_parts}
-        for config in chosen.values():
-            config.settle(self.machine.device_type)
-        model.check("--pipeline.model")
-        check_fits(
-            sum(getattr(model, name).training_bytes for name in (model.student, *model.chosen.composed_of)),
-            self.machine.device_type,
-            f"A {model.student} student of these sizes",
-            f"Lower the sizes: {', '.join(f'--pipeline.model.{name}.*' for name in chosen)}.",
-        )
-        check_fits(
-            GRID_BYTES * model.grid_resolution**3,
-            self.machine.device_type,
-            f"An occupancy grid of {model.grid_resolution}^3 cells",
-            "Lower --pipeline.model.grid-resolution.",
-        )
-        for name in set(STUDENTS) - set(BUILT_IN) - set(chosen):
-            setattr(model, name, None)  # so that the run opens where that student's package is not installed
-
-    def save_config(self) -> None:
-        """Nothing yet: the trainer writes config.yml once teacher and data have passed their checks."""
+"""The runs of the last release know all but the trainer by this module."""
 
 
 class PVDTrainer(Trainer):

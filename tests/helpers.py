@@ -12,7 +12,8 @@ from nerfstudio.utils.eval_utils import eval_setup
 from pvd_nerfstudio.data.poses import Found
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run
-from pvd_nerfstudio.trainer import PVDTrainer, PVDTrainerConfig
+from pvd_nerfstudio.trainer import PVDTrainer
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 OLD_RUNS = Path(__file__).parent / "runs"
 """Runs of the last release, one of each student, of a teacher of the tests' scene."""

@@ -101,8 +101,8 @@ def test_a_run_of_ours_needs_no_package_that_was_there_by_chance(
 ) -> None:
     from conftest import distil_config  # noqa: PLC0415
 
-    from pvd_nerfstudio import trainer  # noqa: PLC0415
+    from pvd_nerfstudio import trainer_config  # noqa: PLC0415
 
-    monkeypatch.setattr(trainer, "STUDENTS", trainer.STUDENTS | {"waves": object})
+    monkeypatch.setattr(trainer_config, "STUDENTS", trainer_config.STUDENTS | {"waves": object})
     config = distil_config(tmp_path, "--teacher-checkpoint", str(teacher.folder))
     assert config.pipeline.model.waves is None

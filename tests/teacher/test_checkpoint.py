@@ -18,7 +18,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher import safe_yaml
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, stored_state
 from pvd_nerfstudio.teacher.safe_yaml import load_config
-from pvd_nerfstudio.trainer import PVDTrainerConfig
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 METHODS = {name: config for name, config in all_methods.items() if isinstance(config, TrainerConfig)}
 LEGO_HASH = Path(__file__).parents[3] / "shared" / "teachers" / "lego-hash"

@@ -25,7 +25,7 @@ from pvd_nerfstudio.input.ranges import at_least, check_ranges
 from pvd_nerfstudio.input.text import is_file, plain, say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
-from pvd_nerfstudio.trainer import PVDTrainerConfig
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 PAIRS = {"student": "", "teacher": "teacher's ", "between": "to the teacher: "}
 
