@@ -212,7 +212,7 @@ def test_a_composition_of_unknown_parts(parts: tuple[str, str], teacher: Run, tm
 @pytest.mark.parametrize(
     ("student", "option", "figure"),
     [
-        ("vm", "--pipeline.model.vm.resolution", "1152001.2 GB"),
+        ("vm", "--pipeline.model.vm.resolution", "1440001.4 GB"),
         ("hash", "--pipeline.model.hash.log2-hashmap-size", "GB"),
         ("sparse", "--pipeline.model.sparse.resolution", "GB"),
         ("hybrid", "--pipeline.model.vm.resolution", "GB"),

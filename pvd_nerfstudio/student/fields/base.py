@@ -69,8 +69,8 @@ class FieldConfig(InstantiateConfig):
 
     @property
     def training_bytes(self) -> int:
-        """Memory that training takes at that size: values, gradients and the optimiser's two running means."""
-        return 16 * self.num_parameters
+        """Memory that training takes at that size: values, gradients, the optimiser's two running means, the average."""
+        return 20 * self.num_parameters
 
     def settle(self, device_type: str) -> None:
         """Replace what depends on the machine that trains by its value, so that config.yml says it."""

@@ -255,7 +255,7 @@ class VoxelEncoding(Growing, Encoding):
         return torch.cat(slabs)
 
     def _check_memory(self, vertices: int) -> None:
-        needed = 16 * vertices * self.out_dim
+        needed = 20 * vertices * self.out_dim
         what = f"The sparse student's {vertices:,} vertices with {self.out_dim} channels"
         check_fits(needed, self.index.device, what, "Lower --pipeline.model.sparse.resolution or sh-degree.")
 
