@@ -30,6 +30,7 @@ from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.building import no_lpips
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.training.optimizers import CosineSchedulerConfig
 
 LITERAL = (
     "--pipeline.distillation.preset pvd --pipeline.distillation.rays-per-step 1024 "
@@ -40,7 +41,7 @@ LITERAL = (
 ON_IMAGES = ("scratch", "scratch-muon")
 """Arms without a teacher: with the optimiser that such students are usually trained with, and with ours."""
 ADAMW_ALONE = ("scratch", "adamw", "pvd")
-"""Arms that learn everything with AdamW, as the papers do."""
+"""Arms that learn everything with AdamW and a cosine, as the last release did."""
 LEVELS = ("poses", "rays", "points")
 LEVELED = {**{level: (level,) for level in LEVELS}, "all": LEVELS}
 """Arms with active learning, and the levels that are on in them."""
@@ -160,6 +161,8 @@ class Arm:
             config.pipeline._target = ImagePipeline
         if self.name in ADAMW_ALONE:
             del config.optimizers["matrices"]
+            for group in config.optimizers.values():
+                group["scheduler"] = CosineSchedulerConfig(max_steps=self.steps)
         return config
 
     def _stock(self) -> TrainerConfig:

@@ -14,8 +14,8 @@ def _specification() -> Any:
     from pvd_nerfstudio.trainer_config import PVDTrainerConfig  # noqa: PLC0415
     from pvd_nerfstudio.training.optimizers import (  # noqa: PLC0415
         AdamWOptimizerConfig,
-        CosineSchedulerConfig,
         MuonOptimizerConfig,
+        RootSchedulerConfig,
     )
 
     # ns-train is not ours, but what is said to our method, and what it says, is.
@@ -30,9 +30,9 @@ def _specification() -> Any:
             steps_per_eval_image=2000,
             steps_per_eval_all_images=0,
             optimizers={
-                "matrices": {"optimizer": MuonOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
-                "fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": CosineSchedulerConfig()},
-                "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": CosineSchedulerConfig()},
+                "matrices": {"optimizer": MuonOptimizerConfig(), "scheduler": RootSchedulerConfig()},
+                "fields": {"optimizer": AdamWOptimizerConfig(), "scheduler": RootSchedulerConfig()},
+                "projection": {"optimizer": AdamWOptimizerConfig(lr=1e-3), "scheduler": RootSchedulerConfig()},
             },
             viewer=ViewerConfig(num_rays_per_chunk=1 << 13),
             vis="viewer+tensorboard",

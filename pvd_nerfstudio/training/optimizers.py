@@ -1,7 +1,7 @@
-"""Muon, AdamW and a cosine; and optimisers to which the hand-over adds, and of which a checkpoint may know more."""
+"""Muon, AdamW and their schedule; and optimisers to which the hand-over adds, and of which a checkpoint may know more."""
 
 from dataclasses import dataclass, field
-from math import cos, pi
+from math import cos, pi, sqrt
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.ranges import Range, above, at_least
+from pvd_nerfstudio.input.ranges import COUNT, Range, above, at_least
 from pvd_nerfstudio.input.saved import check_like
 from pvd_nerfstudio.input.text import plain
 
@@ -71,8 +71,46 @@ class MuonOptimizerConfig(OptimizerConfig):
 
 
 @dataclass
+class RootSchedulerConfig(SchedulerConfig):
+    """Falls with the root of the steps (Zhai et al., 2022), and linearly towards the end of the run.
+
+    So a run is about as good at any moment as a shorter one would be in its end.
+    """
+
+    ranges = {"lr_final": at_least(0), "warmup_steps": at_least(0), "flat_steps": COUNT, "max_steps": at_least(0)}
+
+    _target: type = field(default_factory=lambda: RootScheduler)
+    lr_final: float = 7e-5
+    """The learning rate at the end."""
+    warmup_steps: int = 100
+    """Steps of linear growth at the start."""
+    flat_steps: int = 500
+    """Steps after which it falls with their root: four times as many halve it."""
+    max_steps: int = 0
+    """Length of the run; 0: --max-num-iterations."""
+
+
+class RootScheduler(Scheduler):
+    """A function of the step alone; no number of it is numpy's, which nerfstudio's loaders refuse."""
+
+    config: RootSchedulerConfig
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
+        """The schedule."""
+        config = self.config
+
+        def factor(step: int) -> float:
+            linear = max(0.0, 1 - step / max(1, config.max_steps))
+            root = min(1.0, sqrt(config.flat_steps / max(1, step)))
+            warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+            return warm * max(linear * root, min(1.0, config.lr_final / lr_init))
+
+        return LambdaLR(optimizer, lr_lambda=factor)
+
+
+@dataclass
 class CosineSchedulerConfig(SchedulerConfig):
-    """Cosine from the learning rate to `lr_final` at the end of the run."""
+    """Cosine from the learning rate to `lr_final` at the end of the run: the last release's."""
 
     ranges = {"lr_final": at_least(0), "warmup_steps": at_least(0), "max_steps": at_least(0)}
 
@@ -103,6 +141,9 @@ class CosineScheduler(Scheduler):
         return LambdaLR(optimizer, lr_lambda=factor)
 
 
+SCHEDULES = (RootSchedulerConfig, CosineSchedulerConfig)
+
+
 def check_optimizers(optimizers: dict[str, Any], where: str) -> None:
     """Refuse from a file what is not an optimiser and a schedule for each group.
 
@@ -119,7 +160,7 @@ def check_optimizers(optimizers: dict[str, Any], where: str) -> None:
         group = optimizers.get(name)
         parts = (group.get("optimizer"), group.get("scheduler")) if isinstance(group, dict) else (None, None)
         kind = MuonOptimizerConfig if name == "matrices" else AdamWOptimizerConfig
-        if not isinstance(parts[0], kind) or not isinstance(parts[1], CosineSchedulerConfig):
+        if not isinstance(parts[0], kind) or not isinstance(parts[1], SCHEDULES):
             raise InputError(f"{where}: 'optimizers.{plain(name)}' is not what pvd-distill saves.")
 
 

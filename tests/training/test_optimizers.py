@@ -12,7 +12,12 @@ from pvd_nerfstudio.commands.demo import train
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run, load_checkpoint
 from pvd_nerfstudio.trainer import PVDTrainer
-from pvd_nerfstudio.training.optimizers import GrowingOptimizers, MuonOptimizerConfig, check_optimizers
+from pvd_nerfstudio.training.optimizers import (
+    GrowingOptimizers,
+    MuonOptimizerConfig,
+    RootSchedulerConfig,
+    check_optimizers,
+)
 
 
 def started(teacher: Run, output: Path, *options: str) -> PVDTrainer:
@@ -108,3 +113,14 @@ def test_an_optimiser_of_another_kind_is_refused() -> None:
     config["fields"] = config["fields"] | {"optimizer": MuonOptimizerConfig(lr=1.0)}
     with pytest.raises(InputError, match=r"optimizers\.fields"):
         check_optimizers(config, "config.yml")
+
+
+def test_the_rate_falls_with_the_root_of_the_steps_and_linearly_to_its_end() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    config = RootSchedulerConfig(max_steps=10_000, flat_steps=100, warmup_steps=10, lr_final=1e-4)
+    schedule = config.setup().get_scheduler(torch.optim.SGD([parameter], lr=1.0), 1.0)
+    rate = schedule.lr_lambdas[0]
+    assert rate(0) == pytest.approx(0.1) and rate(50) == pytest.approx(1.0, rel=0.01)
+    assert rate(400) == pytest.approx(0.96 / 2) and rate(1600) == pytest.approx(0.84 / 4)
+    assert rate(10_000) == rate(20_000) == pytest.approx(1e-4)
+    assert all(type(value) is float for value in map(rate, range(0, 20_000, 999)))
