@@ -1,4 +1,4 @@
-"""Muon, AdamW and their schedule; and optimisers to which the hand-over adds, and of which a checkpoint may know more."""
+"""Muon, AdamW, their schedule; and optimisers to which the hand-over adds, of which a checkpoint may know more."""
 
 from dataclasses import dataclass, field
 from math import cos, pi, sqrt

@@ -69,7 +69,7 @@ class FieldConfig(InstantiateConfig):
 
     @property
     def training_bytes(self) -> int:
-        """Memory that training takes at that size: values, gradients, the optimiser's two running means, the average."""
+        """Memory of training at that size: values, gradients, the optimiser's two running means, the average."""
         return 20 * self.num_parameters
 
     def settle(self, device_type: str) -> None:
