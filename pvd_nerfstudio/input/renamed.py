@@ -16,8 +16,8 @@ class Renamed:
         """What was saved, under its new names; what the last release did not know has its default."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.name not in state:
-                is_made = field.default_factory is not dataclasses.MISSING
-                setattr(self, field.name, field.default_factory() if is_made else field.default)
+                made = field.default_factory
+                setattr(self, field.name, field.default if made is dataclasses.MISSING else made())
         for name, value in state.items():
             setattr(self, self.old_names.get(name, name), value)
 

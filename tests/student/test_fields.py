@@ -416,7 +416,7 @@ def test_sizes_are_estimated_before_anything_is_allocated() -> None:
     field = VMFieldConfig(start_resolution=300).setup(aabb=AABB, contracted=False)
     table = sum(p.numel() for p in [*field.density_factors.parameters(), *field.color_factors.parameters()])
     assert VMFieldConfig().num_parameters == table
-    assert VMFieldConfig().training_bytes == 16 * table
+    assert VMFieldConfig().training_bytes == 20 * table
     assert HashFieldConfig().num_parameters == 14 * 2 * 2**19
 
 

@@ -1,5 +1,6 @@
 """Muon learns the matrices of networks, AdamW all the rest, and runs are saved and gone on with as ever."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_mixed_precision_scales_the_gradients_of_both() -> None:
 def distilled_optimizers() -> dict[str, Any]:
     from pvd_nerfstudio.registry import pvd_distill
 
-    config = {name: dict(group) for name, group in pvd_distill.config.optimizers.items()}
+    config = copy.deepcopy(pvd_distill.config.optimizers)
     for group in config.values():
         group["optimizer"].lr, group["scheduler"].max_steps = 1e-2, 10
     return config

@@ -150,8 +150,8 @@ class StudentField(Region, Field):
     @property
     def matrices(self) -> list[Parameter]:
         """The matrices of its networks: what mixes channels, and no table or factor of places in space."""
-        layers = [module.weight for module in self.modules() if isinstance(module, nn.Linear)]
-        return [weight for weight in layers if min(weight.shape) >= SMALLEST_MATRIX]
+        layers = [module for module in self.modules() if isinstance(module, nn.Linear)]
+        return [layer.weight for layer in layers if min(layer.weight.shape) >= SMALLEST_MATRIX]  # type: ignore
 
     def regularization(self, generator: Generator) -> dict[str, Tensor]:
         """Terms of the loss that look at the field alone, already weighted."""
