@@ -22,8 +22,10 @@ def defaults(student: str) -> dict[str, Any]:
     sizes = STUDENTS[student]()
     model = asdict(StudentModelConfig())
     rates = {"fields": sizes.learning_rate, "matrices": sizes.matrix_learning_rate}
+    # Of these two the registry's own are filled in where a caller trains with them.
+    filled = {"lr": None, "max_steps": None}
     optimizers = {
-        name: {part: vars(config) | {"rate": rates.get(name)} for part, config in group.items()}
+        name: {part: vars(config) | filled | {"rate": rates.get(name)} for part, config in group.items()}
         for name, group in pvd_distill.config.optimizers.items()
     }
     return {
