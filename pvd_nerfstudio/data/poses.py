@@ -86,8 +86,8 @@ def _find(dataparser: DataParserConfig, size: int) -> Found:
 
 def _problem(dataparser: DataParserConfig, split: str, read: dict[str, DataparserOutputs]) -> str | None:
     try:
-        outputs = dataparser.setup().get_dataparser_outputs(split=split)
-        images, poses = len(without_lost_pose(outputs).image_filenames), len(without_lost_pose(outputs).cameras)
+        outputs = without_lost_pose(dataparser.setup().get_dataparser_outputs(split=split))
+        images, poses = len(outputs.image_filenames), len(outputs.cameras)
     except SystemExit:  # colmap-data, where nobody wants images to be made smaller
         return "its images are not there in the size that it asks for"
     except Exception as error:  # a dataparser may fail in any way

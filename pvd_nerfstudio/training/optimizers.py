@@ -1,5 +1,6 @@
 """Muon, AdamW, their schedule; and optimisers to which the hand-over adds, of which a checkpoint may know more."""
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from math import cos, pi, sqrt
 from typing import Any
@@ -71,77 +72,73 @@ class MuonOptimizerConfig(OptimizerConfig):
 
 
 @dataclass
-class RootSchedulerConfig(SchedulerConfig):
+class FallingSchedulerConfig(SchedulerConfig):
+    """What the schedules have in common: a warm start, and `lr_final` at the end of the run."""
+
+    ranges = {"lr_final": at_least(0), "warmup_steps": at_least(0), "max_steps": at_least(0)}
+
+    lr_final: float = 7e-5
+    """The learning rate at the end."""
+    warmup_steps: int = 100
+    """Steps of linear growth at the start."""
+    max_steps: int = 0
+    """Length of the run; 0: --max-num-iterations."""
+
+
+@dataclass
+class RootSchedulerConfig(FallingSchedulerConfig):
     """Falls with the root of the steps (Zhai et al., 2022), and linearly towards the end of the run.
 
     So a run is about as good at any moment as a shorter one would be in its end.
     """
 
-    ranges = {"lr_final": at_least(0), "warmup_steps": at_least(0), "flat_steps": COUNT, "max_steps": at_least(0)}
+    ranges = {"flat_steps": COUNT}
 
     _target: type = field(default_factory=lambda: RootScheduler)
-    lr_final: float = 7e-5
-    """The learning rate at the end."""
-    warmup_steps: int = 100
-    """Steps of linear growth at the start."""
     flat_steps: int = 500
     """Steps after which it falls with their root: four times as many halve it."""
-    max_steps: int = 0
-    """Length of the run; 0: --max-num-iterations."""
 
 
-class RootScheduler(Scheduler):
+@dataclass
+class CosineSchedulerConfig(FallingSchedulerConfig):
+    """Cosine from the learning rate to `lr_final` at the end of the run: the last release's."""
+
+    _target: type = field(default_factory=lambda: CosineScheduler)
+
+
+class FallingScheduler(Scheduler):
     """A function of the step alone; no number of it is numpy's, which nerfstudio's loaders refuse."""
 
-    config: RootSchedulerConfig
+    config: Any
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
         """The schedule."""
         config = self.config
+        floor = min(1.0, config.lr_final / lr_init)
 
         def factor(step: int) -> float:
-            linear = max(0.0, 1 - step / max(1, config.max_steps))
-            root = min(1.0, sqrt(config.flat_steps / max(1, step)))
             warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-            return warm * max(linear * root, min(1.0, config.lr_final / lr_init))
+            return warm * self.share(step, min(1.0, step / max(1, config.max_steps)), floor)
 
         return LambdaLR(optimizer, lr_lambda=factor)
 
-
-@dataclass
-class CosineSchedulerConfig(SchedulerConfig):
-    """Cosine from the learning rate to `lr_final` at the end of the run: the last release's."""
-
-    ranges = {"lr_final": at_least(0), "warmup_steps": at_least(0), "max_steps": at_least(0)}
-
-    _target: type = field(default_factory=lambda: CosineScheduler)
-    lr_final: float = 7e-5
-    """The learning rate at the end."""
-    warmup_steps: int = 100
-    """Steps of linear growth at the start."""
-    max_steps: int = 0
-    """Length of the run; 0: --max-num-iterations."""
+    @abstractmethod
+    def share(self, step: int, progress: float, floor: float) -> float:
+        """What the learning rate is multiplied with: from 1 down to `floor`, where the progress is 1."""
 
 
-class CosineScheduler(Scheduler):
-    """nerfstudio's own saves numpy numbers, which its loaders refuse on torch 2.6 and later; this one does not."""
+class RootScheduler(FallingScheduler):
+    """See its configuration."""
 
-    config: CosineSchedulerConfig
-
-    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
-        """The schedule, a function of the step alone."""
-        config = self.config
-
-        def factor(step: int) -> float:
-            progress = min(1.0, step / max(1, config.max_steps))
-            floor = min(1.0, config.lr_final / lr_init)
-            warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-            return warm * (floor + (1 - floor) * (1 + cos(pi * progress)) / 2)
-
-        return LambdaLR(optimizer, lr_lambda=factor)
+    def share(self, step: int, progress: float, floor: float) -> float:
+        return max((1 - progress) * min(1.0, sqrt(self.config.flat_steps / max(1, step))), floor)
 
 
-SCHEDULES = (RootSchedulerConfig, CosineSchedulerConfig)
+class CosineScheduler(FallingScheduler):
+    """See its configuration."""
+
+    def share(self, step: int, progress: float, floor: float) -> float:
+        return floor + (1 - floor) * (1 + cos(pi * progress)) / 2
 
 
 def check_optimizers(optimizers: dict[str, Any], where: str) -> None:
@@ -160,7 +157,7 @@ def check_optimizers(optimizers: dict[str, Any], where: str) -> None:
         group = optimizers.get(name)
         parts = (group.get("optimizer"), group.get("scheduler")) if isinstance(group, dict) else (None, None)
         kind = MuonOptimizerConfig if name == "matrices" else AdamWOptimizerConfig
-        if not isinstance(parts[0], kind) or not isinstance(parts[1], SCHEDULES):
+        if not isinstance(parts[0], kind) or not isinstance(parts[1], FallingSchedulerConfig):
             raise InputError(f"{where}: 'optimizers.{plain(name)}' is not what pvd-distill saves.")
 
 
