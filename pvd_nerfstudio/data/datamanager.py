@@ -337,7 +337,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             cameras: numbers of training cameras.
             pixels: row and column in each.
         """
-        return _picked(self._images, cameras, pixels).to(self.train_cameras.device)
+        return _picked(self._images, cameras, pixels).to(self.train_cameras.device) / 255
 
     def seen(self, cameras: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Bool[Tensor, "rays"]:
         """Which pixels of training images are there and not masked; arguments as those of `read_pixels`."""
@@ -381,24 +381,25 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         return [nothing if mask is None else mask for mask in masks]
 
     @cached_property
-    def _images(self) -> list[Tensor]:
+    def _images(self) -> list[UInt8[Tensor, "height width channels"]]:
         if self.keeps_alpha:
             self.train_dataset.keep_alpha()
-        nothing = torch.zeros(1, 1, 3)  # of a view without an image, of which `seen` is false
+        nothing = torch.zeros(1, 1, 3, dtype=torch.uint8)  # of a view without an image, of which `seen` is false
         images = [
-            self.train_dataset.get_image_float32(view) if is_there else nothing
+            self.train_dataset.get_image_uint8(view) if is_there else nothing
             for view, is_there in enumerate(self.train_dataset.has_image)
         ]
         channels = max(image.shape[-1] for image in images)  # one without opacity among others is opaque
-        return [pad(image, (0, channels - image.shape[-1]), value=1.0) for image in images]
+        return [pad(image, (0, channels - image.shape[-1]), value=255) for image in images]
 
 
 def _picked(images: list[Tensor], views: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Tensor:
     """Pixels of images; where rounding has made one smaller than its camera, those at its edge."""
-    triples = zip(views.tolist(), pixels.tolist())
-    return torch.stack(
-        [
-            images[view][min(row, images[view].shape[0] - 1), min(column, images[view].shape[1] - 1)]
-            for view, (row, column) in triples
-        ]
-    )
+    views, pixels = views.cpu(), pixels.cpu()
+    picked = images[0].new_empty(len(views), *images[0].shape[2:])
+    for view in views.unique().tolist():
+        here = (views == view).nonzero()[:, 0]
+        last = torch.tensor(images[view].shape[:2]) - 1
+        row, column = pixels[here].minimum(last).unbind(dim=-1)
+        picked[here] = images[view][row, column]
+    return picked
