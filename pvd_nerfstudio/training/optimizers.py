@@ -17,6 +17,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, Range, above, at_least
 from pvd_nerfstudio.input.saved import check_like
 from pvd_nerfstudio.input.text import plain
+from pvd_nerfstudio.training.muon import Muon
 
 
 @dataclass
@@ -58,7 +59,7 @@ class MuonOptimizerConfig(OptimizerConfig):
         "weight_decay": at_least(0),
     }
 
-    _target: type = torch.optim.Muon
+    _target: type = Muon
     lr: float = 0.0
     """The learning rate; 0: what suits the student."""
     eps: float = 1e-7
