@@ -1,6 +1,8 @@
 """Muon learns the matrices of networks, AdamW all the rest, and runs are saved and gone on with as ever."""
 
 import copy
+import platform
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from pvd_nerfstudio.commands.demo import train
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run, load_checkpoint
 from pvd_nerfstudio.trainer import PVDTrainer
+from pvd_nerfstudio.training.heap import keep_freed_memory
+from pvd_nerfstudio.training.muon import Muon, orthogonal
 from pvd_nerfstudio.training.optimizers import (
     GrowingOptimizers,
     MuonOptimizerConfig,
@@ -97,6 +101,43 @@ def test_mixed_precision_scales_the_gradients_of_both() -> None:
         scaler.update()
         moved = [not torch.equal(old, new) for old, new in zip(before, (matrix, bias))]
         assert moved == [factor == 1.0] * 2
+
+
+def test_muon_is_torchs_but_for_its_precision() -> None:
+    """The same steps for wide, square and tall matrices, and each goes on from the other's state."""
+    generator, shapes = torch.Generator().manual_seed(0), [(32, 48), (32, 32), (32, 32), (48, 16)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    theirs, ours = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
+    options: dict[str, Any] = {"lr": 0.05, "weight_decay": 0.1}
+    optimizers = torch.optim.Muon(theirs, **options), Muon(ours, **options)
+    for step in range(6):
+        gradients = [torch.randn(shape, generator=generator) for shape in shapes]
+        for parameters, optimizer in zip((theirs, ours), optimizers):
+            for parameter, gradient in zip(parameters, gradients):
+                parameter.grad = gradient.clone() if step != 4 or gradient.shape != (48, 16) else None
+            optimizer.step()
+        if step == 2:
+            states = [copy.deepcopy(optimizer.state_dict()) for optimizer in optimizers]
+            for optimizer, state in zip(optimizers, reversed(states)):
+                optimizer.load_state_dict(state)
+    for before, one, other in zip(start, theirs, ours):
+        assert (one - other).norm() < 0.01 * (one - before).norm()
+
+
+def test_orthogonal_has_singular_values_near_one() -> None:
+    matrices = torch.randn(3, 24, 16, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonal(matrices, (3.4445, -4.775, 2.0315), 5, 1e-7))
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+def test_what_is_freed_is_used_again() -> None:
+    """A tensor of 64 MB has 16,384 pages."""
+    keep_freed_memory()
+    torch.empty(1 << 24).fill_(1.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(1 << 24).fill_(1.0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
 
 
 def distilled_optimizers() -> dict[str, Any]:
