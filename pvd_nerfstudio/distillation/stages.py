@@ -208,7 +208,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "start_chunks": 2,
         "fill_every": 4,
         "first_chunks": 16,
-        "refresh_every": 48,
+        "refresh_every": 12,
         "empty_share": 0.2,
     },
     # PVD's supplement: stage ends 2,000, 5,000 and 30,000; 4,096 rays a step; loss weights 2e-3 and 1.

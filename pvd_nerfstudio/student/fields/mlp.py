@@ -1,6 +1,7 @@
 """The original NeRF's representation: a positional encoding and one deep network."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
 from nerfstudio.field_components.encodings import Encoding, NeRFEncoding
@@ -29,6 +30,11 @@ class MLPFieldConfig(FeatureFieldConfig):
     def learning_rate(self) -> float:
         """Wide networks take smaller steps: 8e-3 up to 128, 4e-3 at 256."""
         return min(8e-3, 1.0 / self.hidden_dim)
+
+    @property
+    def preferred(self) -> dict[str, Any]:
+        """New chunks are rarer: a chunk takes as long as several of its steps, and it has no capacity to spare."""
+        return {"refresh_every": 48}
 
     @property
     def iterations(self) -> int:

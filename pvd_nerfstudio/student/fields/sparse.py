@@ -73,7 +73,7 @@ class SparseFieldConfig(FieldConfig):
     @property
     def preferred(self) -> dict[str, Any]:
         """Twice the batch: a step's time is the update of the table, whatever the number of rays."""
-        return {"rays_per_step": 2048, "points_per_step": 16384, "refresh_every": 32}
+        return {"rays_per_step": 2048, "points_per_step": 16384}
 
     @property
     def coefficients(self) -> int:
