@@ -1,4 +1,4 @@
-"""What a step frees is the next step's: otherwise Linux clears every page of it anew, a tenth to a fifth of a step."""
+"""What a step frees is the next step's: otherwise Linux clears every page of it anew, up to a quarter of its time."""
 
 import ctypes
 import platform
@@ -10,7 +10,7 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 def keep_freed_memory() -> None:
     """Tell glibc's malloc to keep what is freed, large tensors too; nothing where there is another malloc.
 
-    The process never takes more for it than its largest moment, and gives it back when it ends.
+    The process gives it back when it ends.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
