@@ -23,7 +23,6 @@ from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.teacher.checkpoint import checkpoint_of_step, load_checkpoint
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 from pvd_nerfstudio.training.folder import RunFolder
-from pvd_nerfstudio.training.heap import keep_freed_memory
 from pvd_nerfstudio.training.interruption import Interruption
 from pvd_nerfstudio.training.optimizers import (
     AdamWOptimizerConfig,
@@ -49,8 +48,6 @@ class PVDTrainer(Trainer):
     def __init__(self, config: PVDTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         config.resolve()
         super().__init__(config, local_rank, world_size)
-        if config.machine.device_type == "cpu":
-            keep_freed_memory()
         self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
         self._interruption = Interruption()
         self._has_begun, self._last_done = False, -1

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import Parameter
 
 
 class Muon(torch.optim.Muon):
@@ -28,7 +27,7 @@ class Muon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Parameter]] = defaultdict(list)
+            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     alike[parameter.shape].append(parameter)
@@ -38,9 +37,9 @@ class Muon(torch.optim.Muon):
                 torch._foreach_add_(parameters, self._directions(parameters, group), alpha=-rate)
         return loss
 
-    def _directions(self, parameters: list[Parameter], group: dict[str, Any]) -> tuple[Tensor, ...]:
+    def _directions(self, parameters: list[Tensor], group: dict[str, Any]) -> tuple[Tensor, ...]:
         """The momentum of parameters of one shape, orthogonal."""
-        gradients = [parameter.grad for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         states = [self.state[parameter] for parameter in parameters]
         for state, gradient in zip(states, gradients):
             if "momentum_buffer" not in state:

@@ -1,8 +1,6 @@
 """Muon learns the matrices of networks, AdamW all the rest, and runs are saved and gone on with as ever."""
 
 import copy
-import platform
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from pvd_nerfstudio.commands.demo import train
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run, load_checkpoint
 from pvd_nerfstudio.trainer import PVDTrainer
-from pvd_nerfstudio.training.heap import keep_freed_memory
 from pvd_nerfstudio.training.muon import Muon, orthogonal
 from pvd_nerfstudio.training.optimizers import (
     GrowingOptimizers,
@@ -128,16 +125,6 @@ def test_orthogonal_has_singular_values_near_one() -> None:
     matrices = torch.randn(3, 24, 16, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonal(matrices, (3.4445, -4.775, 2.0315), 5, 1e-7))
     assert values.min() > 0.6 and values.max() < 1.3
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
-def test_what_is_freed_is_used_again() -> None:
-    """A tensor of 64 MB has 16,384 pages."""
-    keep_freed_memory()
-    torch.empty(1 << 24).fill_(1.0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.empty(1 << 24).fill_(1.0)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
 
 
 def distilled_optimizers() -> dict[str, Any]:
