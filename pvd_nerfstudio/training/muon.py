@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class Muon(torch.optim.Muon):
-    """torch's Muon, with the same options and the same state, for the small matrices of fields.
+    """torch's Muon, with the same options (`adjust_lr_fn` is `original`) and state, for the small matrices of fields.
 
-    torch's iterates in bfloat16, whose products take 20 to 90 times as long as float's on a CPU without instructions
+    torch's iterates in bfloat16, whose products take 8 to 90 times as long as float's on a CPU without instructions
     for them (AVX2), and one matrix after another, which a GPU spends on starting kernels.
 
     Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.

@@ -33,7 +33,7 @@ class MLPFieldConfig(FeatureFieldConfig):
 
     @property
     def preferred(self) -> dict[str, Any]:
-        """New chunks are rarer: a chunk takes as long as several of its steps, and it has no capacity to spare."""
+        """New chunks are rarer: with 4 x 128 one takes as long as several steps; more of them have not been tried."""
         return {"refresh_every": 48}
 
     @property
