@@ -53,6 +53,12 @@ TINY = {
 """Sizes of a nerfacto that trains in seconds."""
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random numbers that a test draws without a generator of its own are the same in every run of it."""
+    torch.manual_seed(0)
+
+
 @dataclass
 class Run:
     """A trained run on disk."""
