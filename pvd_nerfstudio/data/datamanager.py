@@ -386,7 +386,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             self.train_dataset.keep_alpha()
         nothing = torch.zeros(1, 1, 3, dtype=torch.uint8)  # of a view without an image, of which `seen` is false
         images = [
-            self.train_dataset.get_image_uint8(view) if is_there else nothing
+            (self.train_dataset.get_image_float32(view) * 255).round().byte() if is_there else nothing
             for view, is_there in enumerate(self.train_dataset.has_image)
         ]
         channels = max(image.shape[-1] for image in images)  # one without opacity among others is opaque

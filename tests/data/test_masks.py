@@ -1,6 +1,7 @@
 """Masked pixels: nothing is learned from them, and no metric counts them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,14 @@ def test_nothing_masked_is_learned_or_counted(teacher: Run, masked: Path, tmp_pa
     right = image_metrics(rgb[:, 20:], batch["image"][:, 20:, :3])
     assert metrics["psnr"] == pytest.approx(right["psnr"], abs=1e-3)
     assert metrics["psnr"] > image_metrics(rgb, batch["image"][..., :3])["psnr"] + 1
+
+
+def test_images_over_a_colour_are_kept_to_half_a_level(teacher: Run, tmp_path: Path) -> None:
+    data = start(distil_config(tmp_path, "--teacher-checkpoint", str(teacher.folder))).pipeline.datamanager
+    dataset, data.keeps_alpha = data.train_dataset, False
+    dataset._dataparser_outputs = replace(dataset._dataparser_outputs, alpha_color=torch.tensor([1.0, 0.9, 0.3]))
+    blended = dataset.get_image_float32(0)
+    height, width, channels = blended.shape
+    pixels = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+    kept = data.read_pixels(torch.zeros(len(pixels), dtype=torch.long), pixels).view(height, width, -1)
+    assert channels == 3 and 255 * (kept - blended).abs().max() < 0.501
