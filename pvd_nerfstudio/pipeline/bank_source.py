@@ -21,7 +21,7 @@ from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import query_pixels
-from pvd_nerfstudio.teacher.targets import Rendered, SharedSamples, keep, query_rays
+from pvd_nerfstudio.teacher.targets import Rendered, SharedSamples, keep, mean_positions, query_rays
 
 RAYS_OF_A_VIEW = 4
 """Fewer say too little about a view."""
@@ -67,15 +67,20 @@ class ChunkSource:
         is_new = notes is None
         notes = notes or ChunkNotes(number, self._hard_poses(number))
         is_tried = is_new and number >= self._method.first_chunks and number % TRY_EVERY == 0
-        chunk, errors = self._query(notes, is_tried, generator)
+        size = self._method.rays_per_chunk
+        chunk, errors = self._query(notes, slot * size, is_tried, generator)
         if is_new:
             self._active.note(slot, notes)
-            size = self._method.rays_per_chunk
             self._active.replace_rays(slot * size, (slot + 1) * size, errors)
         return chunk
 
-    def _query(self, notes: ChunkNotes, try_student: bool, generator: Generator) -> tuple[BankChunk, Tensor | None]:
-        """A chunk, and the student's errors on its rays if it was to try itself and a level wants to know."""
+    def _query(
+        self, notes: ChunkNotes, first: int, try_student: bool, generator: Generator
+    ) -> tuple[BankChunk, Tensor | None]:
+        """A chunk, and the student's errors on its rays if it was to try itself and a level wants to know.
+
+        `first` is the number of its first ray.
+        """
         teacher, count = self._teacher, self._method.rays_per_chunk
         if teacher is None:
             return self._read_images(generator), None
@@ -83,6 +88,7 @@ class ChunkSource:
             return query_pixels(teacher, self._shared, self._data.draw_views, count, generator), None
         views = self._data.viewpoints(notes.poses.to(generator.device), generator)
         rays, rendered = query_rays(teacher, self._shared, views.rays, count, generator)
+        self._active.locate_rays(first, self._student.grid.to_unit(mean_positions(rendered, rays)))
         attempt = self._attempt(rays, rendered) if try_student and self._active.config.on else None
         chosen = self._choose(rendered, attempt, notes, generator)
         chunk = keep(rays, rendered, chosen, self._shared.spacing, self._method.feature_weight > 0)

@@ -18,6 +18,8 @@ from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.adapters import Answer, point_samples
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
+NOTHING = 1e-6
+"""Added to compositing weights, so that there is a mean of them."""
 VISIBLE = 3e-3
 """Compositing weight from which on a sample can be seen."""
 
@@ -143,6 +145,16 @@ def keep(
     start, end = _visible_span(rendered.samples, rendered.weights, spacing)
     targets = RayTargets(rays.origins, rays.directions, rendered.rgb, rendered.opacity, start, end)
     return BankChunk(rays=targets, points=points)
+
+
+def mean_positions(rendered: Rendered, rays: RayBundle) -> Float[Tensor, "rays 3"]:
+    """Where each ray ends, on average over the compositing weights; the middle of its samples where it shows nothing.
+
+    Every ray must have a sample.
+    """
+    index, weights = rendered.samples.ray_indices, rendered.weights + NOTHING
+    total = accumulate(weights, None, index, len(rays))
+    return accumulate(weights, rendered.positions, index, len(rays)) / total
 
 
 def _visible_span(

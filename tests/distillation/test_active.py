@@ -69,12 +69,46 @@ def test_a_ray_of_unknown_error_counts_as_an_average_one() -> None:
     assert rays.errors.tolist() == pytest.approx([0.1, 0.2, 0.7])
 
 
-def test_errors_are_a_running_mean_and_the_larger_of_two_counts() -> None:
+def test_errors_are_a_running_mean() -> None:
     rays = RayErrors(5, memory=0.75)
-    rays.update(torch.tensor([2, 2, 4]), torch.tensor([0.1, 0.5, 0.2]))
+    rays.update(torch.tensor([2, 2, 4]), torch.tensor([0.3, 0.7, 0.2]))
     rays.update(torch.tensor([2]), torch.tensor([0.1]))
     assert rays.errors.tolist() == pytest.approx([-1, -1, 0.75 * 0.5 + 0.25 * 0.1, -1, 0.2])
     assert rays.summary() == pytest.approx({"size": 2, "age": 0.5, "error": (0.4 + 0.2) / 2})
+
+
+def test_rays_that_end_in_one_place_share_their_error_also_with_those_that_come_later() -> None:
+    rays = RayErrors(4, share=1.0, places=3)
+    rays.locate(0, torch.tensor([2, 2, 1]))
+    rays.update(torch.tensor([0, 2, 3]), torch.tensor([0.4, 0.1, 0.2]))
+    share = torch.bincount(rays.draw(100_000, seeded())[1]) / 100_000
+    assert share.tolist() == pytest.approx([4 / 11, 4 / 11, 1 / 11, 2 / 11], abs=0.006)
+    rays.update(torch.tensor([0, 1]), torch.tensor([0.2, 0.4]))
+    assert rays.errors[4:].tolist() == pytest.approx([-1, 0.1, 0.9 * 0.4 + 0.1 * 0.3])
+    rays.locate(2, torch.tensor([2, 2]))
+    rays.replace(2, 4)
+    assert torch.bincount(rays.draw(100_000, seeded())[1]).tolist() == pytest.approx([25_000] * 4, rel=0.05)
+    assert rays.summary()["size"] == 2
+
+
+def test_the_banks_rays_end_where_the_teachers_surface_is(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "24", *on("rays"))
+    pipeline = start(distil_config(tmp_path, *options, "--pipeline.active.ray-cells", "16")).pipeline
+    bank, known = pipeline.bank_at(0), pipeline.active.rays
+    rays = bank.rays(torch.arange(bank.num_rays))
+    cell = known.place[: bank.num_rays].long() - known.capacity
+    assert (cell >= 0).all()
+    unit = (torch.stack([cell // 256, cell // 16 % 16, cell % 16], dim=-1) + 0.5) / 16
+    ends = pipeline.student.grid.to_world(unit)
+    along = ((ends - rays.origins) * rays.directions).sum(dim=-1, keepdim=True)
+    half_diagonal = float((pipeline.student.grid.aabb[1] - pipeline.student.grid.aabb[0]).norm()) / 32
+    assert (rays.origins + along * rays.directions - ends).norm(dim=-1).max() < half_diagonal
+    seen = rays.opacity[:, 0] > 0.9
+    assert (
+        seen.any()
+        and (along > rays.start - half_diagonal)[seen].all()
+        and (along < rays.end + half_diagonal)[seen].all()
+    )
 
 
 def test_rays_are_drawn_among_the_first_alone() -> None:

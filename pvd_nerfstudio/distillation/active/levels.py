@@ -17,6 +17,7 @@ LEVELS = ("poses", "rays", "points")
 LARGEST_SHARE = 0.9
 """The rest of a draw is uniform, whatever the levels say."""
 PAPERS_SHARE = 0.1
+MOST_CELLS = 256
 MOST_NOTED = 1 << 22
 """Views or points of a chunk that a checkpoint may know."""
 
@@ -29,6 +30,7 @@ class ActiveLearningConfig:
         "pose_share": between(0, LARGEST_SHARE),
         "ray_share": between(0, LARGEST_SHARE),
         "ray_fairness": between(0, 1),
+        "ray_cells": between(0, MOST_CELLS),
         "pose_pool": COUNT,
         "ray_pool": COUNT,
         "rotation": between(0, 180),
@@ -47,7 +49,10 @@ class ActiveLearningConfig:
     """Share of the pseudo views that are hard ones; the papers' rule has a tenth."""
     ray_share: float = 0.5
     """Share of a step's rays that is drawn by error, the rest is uniform; the papers' rule has a tenth, from a pool."""
-    ray_fairness: float = 1.0
+    ray_cells: int = 64
+    """Cells along each axis of a grid in which rays that end in one cell share their error; 0: each ray has its own.
+    Not in the papers' rule."""
+    ray_fairness: float = 0.5
     """How much less a ray counts that is drawn more often: 1, by as much; 0, hard rays count all the more. Not in the
     papers' rule."""
     pose_pool: int = 100
@@ -95,7 +100,13 @@ class ActiveLearning(nn.Module):
         config, device = self.config, self._device
         self.poses = HardPoses(config.pose_pool, config.rule, config.rotation, config.movement)
         self.rays: RayErrors | HardRayPool = (
-            RayErrors(self._capacity, config.ray_share, fairness=config.ray_fairness, device=device)
+            RayErrors(
+                self._capacity,
+                config.ray_share,
+                fairness=config.ray_fairness,
+                places=config.ray_cells**3,
+                device=device,
+            )
             if config.rule == "error"
             else HardRayPool(config.ray_pool, PAPERS_SHARE, device)
         )
@@ -138,6 +149,13 @@ class ActiveLearning(nn.Module):
         """Note how the rays of a step came out."""
         if self.config.rays:
             self.rays.update(rays, errors)
+
+    def locate_rays(self, start: int, ends: Float[Tensor, "rays 3"]) -> None:
+        """Where the rays from a place in the bank on end, in the unit cube."""
+        cells = self.config.ray_cells
+        if cells and isinstance(self.rays, RayErrors):
+            x, y, z = (ends * cells).long().clamp(0, cells - 1).unbind(dim=-1)
+            self.rays.locate(start, (x * cells + y) * cells + z)
 
     def replace_rays(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None) -> None:
         """New rays took these places in the bank; the errors of the first of them, if the student was queried."""

@@ -14,6 +14,8 @@ from pvd_nerfstudio.distillation.active import summary
 from pvd_nerfstudio.input.saved import rows_like
 
 UNKNOWN = -1.0
+SHARED_MEMORY = 0.9
+"""Weight of what was known of a place: its rays differ."""
 CANDIDATES = 8
 """Uniform rays for each hard one that is chosen of them."""
 
@@ -23,21 +25,24 @@ Draw = tuple[Int[Tensor, "uniform"], Int[Tensor, "hard"]]
 class RayErrors(nn.Module):
     """The rule `error`: a running mean of each ray's error; a share of each draw is in proportion to it.
 
-    A ray of unknown error counts as an average one. The hard ones are chosen, in proportion, among eight times as many
+    Rays that end in the same place may share their error: of new rays, which nobody has tried, it is known too. A ray
+    of unknown error counts as an average one. The hard ones are chosen, in proportion, among eight times as many
     uniform ones: the cost is that of a batch, however many rays there are.
 
     Args:
         capacity: how many rays there are.
         share: of a draw that follows the errors.
-        memory: weight of what was known in the running mean, in [0, 1).
+        memory: weight of what was known of a ray in the running mean, in [0, 1).
         fairness: how much less a ray counts that is drawn more often, in [0, 1]. At 1 the expected loss is that of
             uniform rays, at 0 the hard ones count all the more (soft mining: Kheradmand et al., CVPR 2024).
+        places: how many places rays can end in; see `locate`.
         device: where the errors are kept.
     """
 
     errors: Tensor
     measured: Tensor
     clock: Tensor
+    place: Tensor
 
     def __init__(
         self,
@@ -45,14 +50,22 @@ class RayErrors(nn.Module):
         share: float = 0.5,
         memory: float = 0.5,
         fairness: float = 1.0,
+        places: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
-        self.share, self.memory, self.fairness = share, memory, fairness
+        self.share, self.memory, self.fairness, self.capacity = share, memory, fairness, capacity
         self._mean = torch.zeros((), device=device)  # of the errors, as the last draw found it
-        self.register_buffer("errors", torch.full((capacity,), UNKNOWN, device=device))
-        self.register_buffer("measured", torch.zeros(capacity, dtype=torch.int32, device=device))
+        # First those of single rays, then those of places.
+        self.register_buffer("errors", torch.full((capacity + places,), UNKNOWN, device=device))
+        self.register_buffer("measured", torch.zeros(capacity + places, dtype=torch.int32, device=device))
         self.register_buffer("clock", torch.zeros((), dtype=torch.int32, device=device))
+        own = torch.arange(capacity, dtype=torch.int32, device=device)
+        self.register_buffer("place", own, persistent=False)  # in `errors`, of each ray
+
+    def locate(self, start: int, places: Int[Tensor, "rays"]) -> None:
+        """Tell which place each of the rays from number `start` on ends in: a number below `places`."""
+        self.place[start : start + len(places)] = self.capacity + places.int()
 
     def draw(self, count: int, generator: Generator, among: int | None = None) -> Draw:
         """Numbers of rays, with replacement.
@@ -62,12 +75,12 @@ class RayErrors(nn.Module):
             generator: of all randomness.
             among: only rays below this number; left out: all.
         """
-        capacity, hard = len(self.errors) if among is None else among, round(self.share * count)
+        capacity, hard = self.capacity if among is None else among, round(self.share * count)
         drawn = uniform(count - hard, capacity, generator)
         if not hard:
             return drawn, drawn[:0]
         candidates = torch.randint(capacity, (CANDIDATES * hard,), generator=generator, device=generator.device)
-        errors = self.errors[candidates]
+        errors = self.errors[self.place[candidates]]
         self._mean = errors.clamp_min(0).sum() / (errors >= 0).sum().clamp_min(1)
         relative = self._relative_errors(candidates)
         return drawn, candidates[torch.multinomial(relative, hard, replacement=True, generator=generator)]
@@ -79,27 +92,31 @@ class RayErrors(nn.Module):
         return (weights / weights.mean())[:, None]
 
     def _relative_errors(self, rays: Int[Tensor, "rays"]) -> Float[Tensor, "rays"]:
-        errors = self.errors[rays]
+        errors = self.errors[self.place[rays]]
         known = torch.where(errors < 0, self._mean, errors)
         return (known / self._mean.clamp_min(1e-12)).clamp_min(1e-6)
 
     def update(self, rays: Int[Tensor, "count"], errors: Float[Tensor, "count"]) -> None:
-        """Note the errors, 0 or above, of rays that were drawn; of a ray drawn twice the larger one counts."""
-        rays, place = rays.unique(return_inverse=True)
-        new = torch.zeros_like(rays, dtype=errors.dtype).scatter_reduce(0, place, errors.detach(), "amax")
-        old = self.errors[rays]
-        self.errors[rays] = torch.where(old < 0, new, self.memory * old + (1 - self.memory) * new)
+        """Note the errors, 0 or above, of rays that were drawn; of several in one place their mean."""
+        places, which = self.place[rays].long().unique(return_inverse=True)
+        new = torch.zeros_like(places, dtype=errors.dtype)
+        new = new.scatter_reduce(0, which, errors.detach(), "mean", include_self=False)
+        old, memory = self.errors[places], torch.where(places < self.capacity, self.memory, SHARED_MEMORY)
+        self.errors[places] = torch.where(old < 0, new, memory * old + (1 - memory) * new)
         self.clock += 1
-        self.measured[rays] = self.clock
+        self.measured[places] = self.clock
 
     def replace(self, start: int, stop: int, errors: Float[Tensor, "rays"] | None = None) -> None:
-        """The rays of these numbers made room for others; of the first of these the errors, if they are known."""
+        """The rays of these numbers made room for others; of the first of these the errors, if they are known.
+
+        Where they end was told before, by `locate`.
+        """
         self.errors[start:stop] = UNKNOWN
         if errors is not None:
             self.update(torch.arange(start, start + len(errors), device=errors.device), errors)
 
     def summary(self) -> dict[str, float]:
-        """How many rays have a known error, how many updates ago it was measured, and what it is; means."""
+        """How many rays or places have a known error, how many updates ago it was measured, and what it is; means."""
         known = self.errors >= 0
         return summary(self.errors[known], self.clock - self.measured[known])
 
