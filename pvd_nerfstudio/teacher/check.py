@@ -12,7 +12,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Tensor
 
-from pvd_nerfstudio.data.datamanager import mask_of, photographed
+from pvd_nerfstudio.data.dataset import mask_of, photographed
 from pvd_nerfstudio.data.views import counted_pixels
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain, say

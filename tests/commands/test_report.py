@@ -103,7 +103,7 @@ def test_a_teacher_of_another_scene(student: Run, teacher: Run, tmp_path: Path, 
 def test_without_images_it_speaks_of_the_teacher_alone(
     student: Run, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pvd_nerfstudio.data.datamanager import DistillationDataset
+    from pvd_nerfstudio.data.dataset import DistillationDataset
 
     monkeypatch.setattr(DistillationDataset, "has_image", [False, False])
     output = tmp_path / "r.html"

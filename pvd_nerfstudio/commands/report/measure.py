@@ -10,7 +10,7 @@ from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
 
 from pvd_nerfstudio.commands.report.figures import ComparedView
-from pvd_nerfstudio.data.datamanager import mask_of, photographed
+from pvd_nerfstudio.data.dataset import mask_of, photographed
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.model import image_metrics
 
