@@ -20,7 +20,7 @@ from pvd_nerfstudio.student.registry import STUDENTS
 def defaults(student: str) -> dict[str, Any]:
     """Numbers of the method, of the student's sizes and of its optimisers when nobody names any."""
     sizes = STUDENTS[student]()
-    model = asdict(StudentModelConfig())
+    model, active = asdict(StudentModelConfig()), ActiveLearningConfig()
     rates = {"fields": sizes.learning_rate, "matrices": sizes.matrix_learning_rate}
     # Of these two the registry's own are filled in where a caller trains with them.
     filled = {"lr": None, "max_steps": None}
@@ -30,7 +30,7 @@ def defaults(student: str) -> dict[str, Any]:
     }
     return {
         "method": asdict(DistillationConfig().resolved(sizes.preferred)),
-        "active": asdict(ActiveLearningConfig()),
+        "active": asdict(active) if active.on else None,  # numbers of levels that are off change nothing
         "model": {name: value for name, value in model.items() if name not in STUDENTS},
         "sizes": asdict(sizes) | {"iterations": sizes.iterations},
         "optimizers": optimizers,

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import defaults
 from pvd_nerfstudio.distillation import stages
+from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
 from pvd_nerfstudio.student.fields.mlp import MLPFieldConfig
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
@@ -26,3 +27,9 @@ def test_any_default_of_method_sizes_and_optimisers_counts(monkeypatch: pytest.M
     assert defaults.digest("mlp") != before["mlp"] and defaults.digest("hash") == before["hash"]
     monkeypatch.setitem(stages.PRESETS["bank"], "refresh_every", 47)
     assert defaults.digest("hash") != before["hash"]
+
+
+def test_active_learning_counts_where_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = defaults.digest("mlp")
+    monkeypatch.setattr(ActiveLearningConfig, "on", property(lambda self: ["rays"]))
+    assert defaults.digest("mlp") != before
