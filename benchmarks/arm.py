@@ -30,6 +30,7 @@ from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.building import no_lpips
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 from pvd_nerfstudio.training.optimizers import CosineSchedulerConfig
 
 LITERAL = (
@@ -190,6 +191,8 @@ def quiet(config: TrainerConfig, folder: Path, seed: int) -> None:
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
     config.steps_per_save = 10**9
     config.viewer.quit_on_train_completion = True
+    if isinstance(config, PVDTrainerConfig):
+        config.summary = False
 
 
 def step_ratio(pipeline: DistillationPipeline, step: int, repeats: int = 30) -> float:

@@ -43,6 +43,8 @@ def small_student(folder: Path, name: str, teacher: Path, student: str, options:
         str(teacher),
         "--student",
         student,
+        "--summary",
+        "False",
         *SMALL.split(),
         *options.split(),
     ]

@@ -1,6 +1,7 @@
 """The error that is meant for the user."""
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 from pvd_nerfstudio.input.text import say
@@ -11,6 +12,20 @@ class InputError(Exception):
 
     No ValueError: tyro would take it for one of its own.
     """
+
+
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C has ended."""
+
+
+def run_command(command: Callable[[], object]) -> None:
+    """Run one of our own commands: its errors are messages, and Ctrl-C ends it in a line."""
+    explain_errors()
+    try:
+        command()
+    except KeyboardInterrupt:
+        say("\nInterrupted.", "yellow")
+        sys.exit(INTERRUPTED)
 
 
 def explain_errors() -> None:

@@ -15,12 +15,16 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer
 from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.quiet import without_others
 from pvd_nerfstudio.input.saved import check_like
+from pvd_nerfstudio.input.shown import next_commands
 from pvd_nerfstudio.input.text import plain, say
 from pvd_nerfstudio.pipeline import DistillationPipeline
-from pvd_nerfstudio.teacher.checkpoint import checkpoint_of_step, load_checkpoint
+from pvd_nerfstudio.pipeline.summary import summarize, table_of
+from pvd_nerfstudio.teacher.checkpoint import checkpoint_of_step, find_run, load_checkpoint
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 from pvd_nerfstudio.training.folder import RunFolder
 from pvd_nerfstudio.training.interruption import Interruption
@@ -47,21 +51,23 @@ class PVDTrainer(Trainer):
 
     def __init__(self, config: PVDTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         config.resolve()
-        super().__init__(config, local_rank, world_size)
+        with without_others():
+            super().__init__(config, local_rank, world_size)
         self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
         self._interruption = Interruption()
-        self._has_begun, self._last_done = False, -1
+        self._has_begun, self._was_interrupted, self._last_done = False, False, -1
         self._loaded: Path | None = None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build all but what needs the teacher. A new run claims its folder first."""
-        with self._leaving_nothing():
+        with without_others(), self._leaving_nothing():
             if not self.config.resumes and test_mode == "val":
                 self._claim()
             super().setup(test_mode)
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
         self.callbacks.insert(0, TrainingCallback([before], self._start_step_of))
         self.callbacks.append(TrainingCallback([after], self._end_step_of))
+        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._summarize))
 
     def begin(self) -> None:
         """Before the first step: the folder is claimed, teacher and student meet, config.yml says what is trained.
@@ -109,6 +115,11 @@ class PVDTrainer(Trainer):
             raise InputError(f"{path} is no checkpoint of this student ({plain(error)}).") from error
         self._start_step = saved["step"] + 1
         say(f"Going on after step {saved['step']}, from {path}.")
+        if not saved["optimizers"] and not config.load_dir:
+            say(
+                "It holds no optimiser state, as finished runs do without --keep-optimizer: they start afresh.",
+                "yellow",
+            )
 
     def train(self) -> None:
         """Train up to `max_num_iterations` steps in all; Ctrl-C and SIGTERM save what is there."""
@@ -116,17 +127,24 @@ class PVDTrainer(Trainer):
         if self._start_step >= total:
             say(f"All {total} steps are done; --max-num-iterations sets a larger total.")
             return
-        self.begin()
+        with without_others():
+            self.begin()
         self._last_done = self._start_step - 1
         self.config.max_num_iterations = total - self._start_step
         try:
-            with self._interruption, self.folder.explained():
+            with without_others(), self._interruption, self.folder.explained():
                 super().train()
         except KeyboardInterrupt:
+            self._was_interrupted = True
             self._stop()
         finally:
             self.config.max_num_iterations = total
             self.folder.release()
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether training has ended because somebody ended it."""
+        return self._was_interrupted
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
         """One step.
@@ -151,16 +169,19 @@ class PVDTrainer(Trainer):
         broken = [name for name, value in self.pipeline.student.named_parameters() if not value.isfinite().all()]
         if broken:
             raise self._diverged(f"The student's weights are no longer finite after step {step} ({broken[0]})")
-        if step + 1 >= self.config.pipeline.steps:
+        is_over = step + 1 >= self.config.pipeline.steps
+        if is_over:
             self.pipeline.finish()
             self.optimizers.drop("projection")
-        final = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        final, optimizers = self.checkpoint_dir / f"step-{step:09d}.ckpt", self.optimizers
         with self.folder.whole(final) as unfinished:
             self.checkpoint_dir = unfinished.parent
+            if is_over and not self.config.keep_optimizer:
+                self.optimizers = optimizers.without_state()
             try:
                 super().save_checkpoint(step)
             finally:
-                self.checkpoint_dir = final.parent
+                self.checkpoint_dir, self.optimizers = final.parent, optimizers
         if self.config.save_only_latest_checkpoint:
             for old in final.parent.glob("*.ckpt"):
                 if old != final:
@@ -201,6 +222,14 @@ class PVDTrainer(Trainer):
     def _end_step_of(self, step: int) -> None:
         self._last_done = step
         self._interruption.end_step()
+
+    def _summarize(self, step: int) -> None:
+        """What it came to, and what people do next."""
+        del step
+        if self.config.summary and self.local_rank == 0:
+            config = self.base_dir / "config.yml"
+            CONSOLE.print(table_of(summarize(self.pipeline, find_run(config))))
+            say("\n".join(["What now:", *(f"  {line}" for line in next_commands(config))]))
 
     def _stop(self) -> None:
         """Save the last whole step, and say how to go on."""

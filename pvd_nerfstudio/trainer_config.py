@@ -90,6 +90,11 @@ class PVDTrainerConfig(TrainerConfig):
     """Architecture to convert to."""
     max_num_iterations: int = 0
     """Steps of the whole run, a resumed one's earlier part included; 0: what suits the student."""
+    keep_optimizer: bool = False
+    """Whether the last checkpoint of a finished run holds the optimisers' state, which is once or twice as large as the
+    student; without it, going on with a finished run starts them afresh."""
+    summary: bool = True
+    """Whether a finished run ends with a table of teacher and student, and with commands to go on with."""
     command: tyro.conf.Suppress[str] = ""
     """What was typed to start the training, for reports."""
     pipeline: DistillationPipelineConfig = field(default_factory=DistillationPipelineConfig)
@@ -225,7 +230,15 @@ class PVDTrainerConfig(TrainerConfig):
         """Replace every `0: what suits` and `left out` by its value, so that config.yml says everything."""
         pipeline, model = self.pipeline, self.pipeline.model
         self._check_student(model)
-        self.max_num_iterations = self.max_num_iterations or model.chosen.iterations
+        if self.max_num_iterations == 0:
+            self.max_num_iterations = model.chosen.iterations
+            if self.machine.device_type == "cpu":
+                say(
+                    f"{self.max_num_iterations:,} steps, which is the default, take hours on a CPU. "
+                    f"`pvd convert {self.pipeline.teacher} --to {self.student} --minutes 5` chooses what fits, or set "
+                    "--max-num-iterations.",
+                    "yellow",
+                )
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
         pipeline.distillation = pipeline.distillation.resolved(model.chosen.preferred)
         if pipeline.active.rays and pipeline.distillation.chunks == 1:

@@ -18,6 +18,7 @@ from PIL import Image
 from pvd_nerfstudio.commands.demo import small_nerfacto, train
 from pvd_nerfstudio.commands.demo_scene import write_scene
 from pvd_nerfstudio.teacher.building import no_lpips
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)  # two would wait for each other wherever the machine does something else, too
@@ -85,6 +86,8 @@ def quiet(config: TrainerConfig, output: Path, name: str) -> TrainerConfig:
     config.machine.device_type = "cpu"
     config.vis, config.logging.local_writer.enable = "tensorboard", False
     config.viewer.quit_on_train_completion = True
+    if isinstance(config, PVDTrainerConfig):
+        config.summary = False  # it takes longer than most of these runs
     return config
 
 

@@ -33,13 +33,15 @@ from torch import Tensor
 from pvd_nerfstudio.commands.demo_scene import CAMERA_RADIUS, write_scene
 from pvd_nerfstudio.commands.report.figures import ComparedView, save_comparison, save_film
 from pvd_nerfstudio.data.views import like, sphere
-from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.errors import InputError, run_command
 from pvd_nerfstudio.input.ranges import COUNT, between, check_ranges
+from pvd_nerfstudio.input.shown import next_commands
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.model import image_metrics
 from pvd_nerfstudio.teacher.building import no_lpips
 from pvd_nerfstudio.teacher.checkpoint import find_run, weights_megabytes
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 WORST_GAP = 3.0
 """dB that the student may end under its teacher before the demo counts as failed."""
@@ -106,7 +108,7 @@ class Demo:
             rows = self._evaluate(scene, teacher, student, _bar(progress, "Rendering"))
         CONSOLE.print(_table(rows))
         say(f"Done in {time.perf_counter() - started:.0f} s. Image: {self.output / 'compare.png'}")
-        say(f"Look around: ns-viewer --load-config {student[0] / 'config.yml'}")
+        say(f"Look around: {next_commands(student[0] / 'config.yml')[0]}")
         gap = rows[0].mean("psnr") - rows[1].mean("psnr")
         if gap > WORST_GAP:
             raise InputError(
@@ -233,6 +235,8 @@ def _quiet(config: TrainerConfig, output: Path, name: str) -> TrainerConfig:
     config.vis, config.logging.local_writer.enable = "tensorboard", False
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 0
     config.viewer.quit_on_train_completion = True
+    if isinstance(config, PVDTrainerConfig):
+        config.summary = False  # the demo has a table of its own
     return config
 
 
@@ -260,8 +264,7 @@ def _table(rows: list[Measured]) -> Table:
 
 def main() -> None:
     """Entry point of `pvd-demo`."""
-    explain_errors()
-    tyro.cli(Demo).run()
+    run_command(lambda: tyro.cli(Demo).run())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.commands.report.command import find_conversion, load_student
 from pvd_nerfstudio.commands.report.figures import cameras_figure
-from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.errors import InputError, run_command
 from pvd_nerfstudio.input.ranges import at_least, check_ranges
 from pvd_nerfstudio.input.renamed import current_options
 from pvd_nerfstudio.input.text import is_file, say
@@ -35,6 +35,7 @@ class Views:
     hard: int = 8
     """How many of the training views that the student gets worst are marked, while its teacher is at hand."""
 
+    @torch.no_grad()
     def run(self) -> None:
         """Draw and write."""
         check_ranges(self)
@@ -73,9 +74,7 @@ class Views:
 
 def main() -> None:
     """Entry point of `pvd-views`."""
-    explain_errors()
-    torch.set_grad_enabled(False)
-    tyro.cli(Views, args=current_options(sys.argv[1:])).run()
+    run_command(lambda: tyro.cli(Views, args=current_options(sys.argv[1:])).run())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ in a chunk on its number and the seed (and on what active learning noted of it):
 again and goes on as if it had not stopped.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TypeVar
@@ -84,25 +85,23 @@ class TargetBank:
         self._source = source
         self._seed = seed
         self._slots = max(chunks, first_chunks)
-        self._start_chunks, self._fill_every = min(start_chunks, first_chunks), fill_every
-        self._first_chunks, self._refresh_every = first_chunks, refresh_every
+        self._schedule = (start_chunks, fill_every, first_chunks, refresh_every)
         self._device = torch.device(device)
         self._numbers: dict[int, int] = {}
         self._rays: RayTargets | None = None
         self._points: PointTargets | None = None
+        self.seconds = 0.0
+        """What making chunks has taken so far."""
 
     def wanted(self, step: int) -> range:
         """Numbers of the chunks that the bank holds at a step."""
-        filling = (self._first_chunks - self._start_chunks) * self._fill_every
-        if step < filling:
-            newest = self._start_chunks + step // self._fill_every
-        else:
-            newest = self._first_chunks + (step - filling) // self._refresh_every
+        newest = chunks_until(step, *self._schedule)
         return range(max(0, newest - self._slots), newest)
 
     def advance(self, step: int) -> int:
         """Query the chunks that are missing at this step; returns how many there were."""
         missing = [number for number in self.wanted(step) if self._numbers.get(number % self._slots) != number]
+        began = time.perf_counter()
         for number in missing:
             generator = seeded_generator(self._device, self._seed, number)
             slot = number % self._slots
@@ -111,6 +110,7 @@ class TargetBank:
             if chunk.points is not None:
                 self._points = _store(self._points, chunk.points, slot, self._slots)
             self._numbers[slot] = number
+        self.seconds += time.perf_counter() - began
         return len(missing)
 
     @property
@@ -132,6 +132,15 @@ class TargetBank:
 
     def _filled(self, capacity: int) -> int:
         return capacity // self._slots * len(self._numbers)
+
+
+def chunks_until(step: int, start_chunks: int, fill_every: int, first_chunks: int, refresh_every: int) -> int:
+    """How many chunks have been made by a step; TargetBank has the meaning of the others."""
+    start_chunks = min(start_chunks, first_chunks)
+    filling = (first_chunks - start_chunks) * fill_every
+    if step < filling:
+        return start_chunks + step // fill_every
+    return first_chunks + (step - filling) // refresh_every
 
 
 def seeded_generator(device: torch.device | str, seed: int, number: int) -> Generator:

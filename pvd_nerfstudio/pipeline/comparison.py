@@ -44,7 +44,7 @@ class Comparison:
             return show(self.teacher, camera, self._student.renderer_rgb, self._student.grid.contracted)
         rays = camera.to(self._student.device).generate_rays(camera_indices=0, keep_shape=True)
         parts = split_rays(rays.flatten(), self._student.config.eval_num_rays_per_chunk)
-        pixels = [self._through_shared_samples(part) for part in parts]
+        pixels = [self.through_shared_samples(part) for part in parts]
         return torch.cat(pixels).view(*rays.shape, 3)
 
     def outputs(
@@ -80,10 +80,11 @@ class Comparison:
             chosen = torch.linspace(0, pixels - 1, min(RAYS_OF_A_VIEW, pixels)).long()
             coords = torch.stack([chosen // width, chosen % width], dim=-1) + 0.5
             rays = camera.to("cpu").generate_rays(torch.zeros(len(coords), 1).long(), coords).to(student.device)
-            theirs = self._through_shared_samples(rays)
+            theirs = self.through_shared_samples(rays)
         return (student.get_outputs(rays)["rgb"] - theirs).square().mean()
 
-    def _through_shared_samples(self, rays: RayBundle) -> Float[Tensor, "rays 3"]:
+    def through_shared_samples(self, rays: RayBundle) -> Float[Tensor, "rays 3"]:
+        """The teacher's rendering of rays through the student's samples; it needs a density."""
         return render_teacher(self.teacher, self._samples, rays, shift=0.5).over(self._student.renderer_rgb)
 
     @property

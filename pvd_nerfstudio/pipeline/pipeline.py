@@ -227,6 +227,12 @@ class DistillationPipeline(StudentPipeline):
             errors = torch.stack(list(training.errors)) if training.errors else None
             self.panel.show({"Stage": progress}, errors, training.pools)
 
+    @property
+    def recent_psnr(self) -> float | None:
+        """PSNR to the teacher on the rays of the last steps; None while there are points alone."""
+        errors = [] if self._step is None else self._step.errors
+        return float(-10 * torch.stack(list(errors)).mean().log10()) if errors else None
+
     def _grow(self, step: int) -> bool:
         """Give the student the size of this step; returns whether it has changed."""
         optimizers = self._optimizers

@@ -88,7 +88,7 @@ class TrainingStep:
             terms["pixel_loss"], errors = self._pixel_loss(outputs, rays, stage, weight, generator)
             self._drawn = drawn, errors
             self.errors.append(errors[: len(uniform)].mean())
-            metrics["psnr_teacher"] = -10 * torch.log10(self.errors[-1])
+            metrics["psnr_to_teacher"] = -10 * torch.log10(self.errors[-1])
         return outputs, terms | self._student.field.regularization(generator), metrics
 
     def fill_bank(self, step: int) -> None:

@@ -1,5 +1,6 @@
 """A pipeline that may have a teacher beside its student: in the viewer, in evaluation and in reports."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from pvd_nerfstudio.teacher.check import check_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
+TEACHER_IN_EVALUATION = "PVD_TEACHER"
+"""Environment variable by which `ns-eval`, which takes no option of a method, is asked to compare with the teacher."""
 SOME = 8
 """Views of which the viewer shows the error at once."""
 
@@ -99,16 +102,31 @@ class StudentPipeline(VanillaPipeline):
         return self.comparison.outputs(camera, rgb, self.panel.wanted()) if self.panel.is_shown else {}
 
     def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """nerfstudio's, for `ns-eval`: against the teacher too, where it still is."""
-        teacher = self.config.teacher
-        if self.comparison is None and teacher is not None and is_file(teacher):
-            try:
-                self.load_teacher(teacher)
-            except InputError as error:
-                say(f"Evaluation without the teacher: {error}", "yellow")
+        """nerfstudio's, for `ns-eval`: the student's own, and against the teacher where that was asked for.
+
+        Raises:
+            InputError: there is nothing to evaluate on, or the teacher that was asked for cannot be had.
+        """
         if not self.datamanager.eval_dataset:
             raise InputError(
                 "The data set has no evaluation view, so there is nothing to evaluate on. Name another with --data, "
                 "or take fewer of its images for training (its dataparser's split options)."
             )
+        if self.comparison is None:
+            self._have_teacher_in_evaluation()
         return super().get_average_eval_image_metrics(*args, **kwargs)
+
+    def _have_teacher_in_evaluation(self) -> None:
+        """It is loaded where it was asked for, and where nothing else is left to compare with."""
+        own, asked = self.config.teacher, os.environ.get(TEACHER_IN_EVALUATION, "")
+        if asked == "1" and own is None:
+            raise InputError(
+                f"This student does not say which teacher it was made from; name it: {TEACHER_IN_EVALUATION}=PATH."
+            )
+        if asked:
+            self.load_teacher(own if asked == "1" else Path(asked))
+        elif not self.datamanager.has_eval_images and own is not None and is_file(own):
+            try:
+                self.load_teacher(own)
+            except InputError as error:
+                say(f"Evaluation without images and without the teacher: {error}", "yellow")

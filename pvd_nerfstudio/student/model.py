@@ -27,6 +27,7 @@ from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.rendering.termination import answer_in_sight
 from pvd_nerfstudio.student.average import Averaged
 from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.growth import Moment, grow
@@ -325,9 +326,14 @@ class StudentModel(Averaged):
         rays, num_rays = ray_bundle, len(ray_bundle)
         samples = self.sample(rays)
         index = samples.ray_indices
-        positions = samples.positions(rays.origins, rays.directions)
-        log_density, rgb = self.answer(positions, rays.directions.index_select(0, index))
-        weights = render_weights(self.field.to_density(log_density), samples.ends - samples.starts, index, num_rays)
+        positions, lengths = samples.positions(rays.origins, rays.directions), samples.ends - samples.starts
+        if self.training:
+            log_density, rgb = self.answer(positions, rays.directions.index_select(0, index))
+        else:
+            log_density, rgb = answer_in_sight(
+                self.answer, self.field.to_density, positions, rays.directions, lengths, index
+            )
+        weights = render_weights(self.field.to_density(log_density), lengths, index, num_rays)
         premultiplied = accumulate(weights, rgb, index, num_rays)
         accumulation = accumulate(weights, None, index, num_rays)
         middle = (samples.starts + samples.ends) / 2
@@ -403,7 +409,8 @@ class StudentModel(Averaged):
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """nerfstudio's metrics and images of one view: ground truth beside rendering, opacity, depth.
 
-        With the teacher's rendering in the batch, that stands in the middle and is compared with too.
+        With the teacher's rendering in the batch, that stands in the middle: `psnr_to_teacher` is the student's
+        against it, `teacher_psnr` its own against the photograph.
         """
         truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
         rgb = outputs["rgb"]
@@ -413,11 +420,14 @@ class StudentModel(Averaged):
             "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
         }
         # What is missing is the teacher's rendering: that is no truth.
-        metrics = image_metrics(rgb, truth, batch.get("mask")) if batch.get("is_photograph", True) else {}
+        is_photograph, mask = batch.get("is_photograph", True), batch.get("mask")
+        metrics = image_metrics(rgb, truth, mask) if is_photograph else {}
         if "teacher" in batch:
             teacher = batch["teacher"].to(rgb)
             images["img"] = torch.cat([truth, teacher, rgb], dim=1)
-            metrics |= {f"{name}_teacher": value for name, value in image_metrics(rgb, teacher).items()}
+            metrics |= {f"{name}_to_teacher": value for name, value in image_metrics(rgb, teacher).items()}
+            if is_photograph:
+                metrics |= {f"teacher_{name}": value for name, value in image_metrics(teacher, truth, mask).items()}
         return metrics, images
 
 

@@ -183,6 +183,12 @@ class GrowingOptimizers(Optimizers):
         for kept in (self.optimizers, self.schedulers, self.parameters):
             kept.pop(name, None)
 
+    def without_state(self) -> "GrowingOptimizers":
+        """What a checkpoint of a finished run says of them: where the schedules are."""
+        bare = GrowingOptimizers(self.config, {})
+        bare.schedulers = self.schedulers
+        return bare
+
     def load_optimizers(self, loaded_state: dict[str, Any]) -> None:
         """Take over what a checkpoint says of the optimisers.
 

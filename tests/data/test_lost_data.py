@@ -96,7 +96,7 @@ def test_conversion_with_poses_and_no_images(teacher: Run, turntable: Path, tmp_
     real = torch.tensor([frame["transform_matrix"] for frame in meta["frames"]])[:, :3]
     torch.testing.assert_close(data.train_cameras.camera_to_worlds, real)
     metrics, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
-    assert "psnr" not in metrics and 5 < metrics["psnr_teacher"] < 60
+    assert "psnr" not in metrics and 5 < metrics["psnr_to_teacher"] < 60
 
 
 def test_views_stand_about_what_the_teacher_shows(teacher: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_an_evaluation_image_that_is_missing_counts_in_no_mean(
     assert "val/r_0.png" in "".join(capsys.readouterr().out.split())
     found = torn.get_average_eval_image_metrics()
     assert any(found["psnr"] == pytest.approx(metrics["psnr"], abs=1e-3) for metrics in alone)
-    assert any(found["psnr_teacher"] == pytest.approx(metrics["psnr_teacher"], abs=1e-3) for metrics in alone)
+    assert any(found["psnr_to_teacher"] == pytest.approx(metrics["psnr_to_teacher"], abs=1e-3) for metrics in alone)
 
 
 def test_where_all_images_are_gone_no_psnr_is_that_of_images(teacher: Run, turntable: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_where_all_images_are_gone_no_psnr_is_that_of_images(teacher: Run, turnt
         path.unlink()
     pipeline = convert(teacher, tmp_path, "--data", str(turntable)).pipeline
     found = pipeline.get_average_eval_image_metrics()
-    assert "psnr" not in found and "ssim" not in found and found["psnr_teacher"] > 5
+    assert "psnr" not in found and "ssim" not in found and found["psnr_to_teacher"] > 5
 
 
 def test_a_data_set_without_an_evaluation_view(teacher: Run, turntable: Path, tmp_path: Path, capsys) -> None:

@@ -58,10 +58,10 @@ def test_distillation_brings_the_student_to_its_teacher(name: str, teacher: Run,
     pipeline = trainer.pipeline
     assert isinstance(pipeline, DistillationPipeline)
     with torch.no_grad():
-        before = pipeline.get_train_loss_dict(299)[2]["psnr_teacher"]
+        before = pipeline.get_train_loss_dict(299)[2]["psnr_to_teacher"]
     trainer.train()
     with torch.no_grad():
-        after = pipeline.get_train_loss_dict(299)[2]["psnr_teacher"]
+        after = pipeline.get_train_loss_dict(299)[2]["psnr_to_teacher"]
     assert after > before + 3
 
 
@@ -173,7 +173,7 @@ def test_conversion_runs_without_the_images(teacher: Run, scene: Path, tmp_path:
         trainer = start(distil_config(tmp_path, *options))
         trainer.train()
         metrics, _ = trainer.pipeline.get_eval_image_metrics_and_images(0)
-        assert "psnr" not in metrics and 5 < metrics["psnr_teacher"] < 60
+        assert "psnr" not in metrics and 5 < metrics["psnr_to_teacher"] < 60
         _, pipeline, _, _ = eval_setup(trainer.base_dir / "config.yml", test_mode="inference")
         rgb = pipeline.model.get_outputs_for_camera(pipeline.datamanager.eval_dataset.cameras[:1])["rgb"]
         assert rgb.std() > 0.01

@@ -22,6 +22,7 @@ from PIL import Image
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline.comparison import DIFFERENCE, TEACHER, difference
 from pvd_nerfstudio.pipeline.panel import TITLE
+from pvd_nerfstudio.student.model import image_metrics
 
 HOSTILE = "{window.executed = 1} <img src=x onerror=window.executed=1> [a](javascript:1) **b**"
 """A method's name, as it may stand in a downloaded config.yml; the viewer compiles markdown as code."""
@@ -170,18 +171,42 @@ def test_difference_is_black_for_nothing_and_bright_at_the_end_of_its_scale() ->
     assert colors[0].max() < 0.05 and colors[1].min() > 0.6
 
 
-def test_evaluation_says_how_far_the_teacher_is(student: Run, teacher: Run, tmp_path: Path) -> None:
-    _, pipeline, _, _ = eval_setup(student.config)
-    found = pipeline.get_average_eval_image_metrics()
-    assert {"psnr", "ssim", "psnr_teacher", "ssim_teacher"} <= set(found) and found["psnr_teacher"] > 5
+def test_evaluation_says_how_far_the_teacher_is_when_asked(
+    student: Run, teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, alone, _, _ = eval_setup(student.config)
-    alone.config.teacher = tmp_path / "gone.ckpt"
-    complete = alone.get_average_eval_image_metrics()
-    assert "psnr_teacher" not in complete and complete["psnr"] == pytest.approx(found["psnr"])
+    own = alone.get_average_eval_image_metrics()
+    assert alone.comparison is None and not any("teacher" in name for name in own)
+    for place in ("1", str(teacher.folder)):
+        monkeypatch.setenv("PVD_TEACHER", place)
+        _, pipeline, _, _ = eval_setup(student.config)
+        found = pipeline.get_average_eval_image_metrics()
+        assert found["psnr"] == pytest.approx(own["psnr"]) and found["ssim_to_teacher"] <= 1
+        assert found["psnr_to_teacher"] > 5 and found["teacher_psnr"] > 5
+    monkeypatch.setenv("PVD_TEACHER", str(tmp_path / "gone"))
+    _, pipeline, _, _ = eval_setup(student.config)
+    with pytest.raises(InputError, match="does not exist"):
+        pipeline.get_average_eval_image_metrics()
+
+
+def test_the_teachers_own_psnr_is_that_of_its_pictures(student: Run, teacher: Run) -> None:
+    """And not the student's against it."""
+    _, pipeline, _, _ = eval_setup(student.config)
+    pipeline.load_teacher(teacher.folder)
+    found, data = pipeline.get_average_eval_image_metrics(), pipeline.datamanager.eval_dataset
+    own = [
+        image_metrics(
+            pipeline.comparison.render(data.cameras[view : view + 1]),
+            pipeline.model.renderer_rgb.blend_background(data.get_image_float32(view)),
+        )
+        for view in range(len(data))
+    ]
+    for name in ("psnr", "ssim"):
+        assert found[f"teacher_{name}"] == pytest.approx(sum(one[name] for one in own) / len(own), rel=1e-4)
 
 
 def test_evaluation_in_training_carries_the_comparison(teacher: Run, tmp_path: Path) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "24")
     pipeline = start(distil_config(tmp_path, *options)).pipeline
     metrics, images = pipeline.get_eval_image_metrics_and_images(7)
-    assert {"psnr_teacher", "ssim_teacher"} <= set(metrics) and images["img"].shape[1] == 3 * 40
+    assert {"psnr_to_teacher", "ssim_to_teacher"} <= set(metrics) and images["img"].shape[1] == 3 * 40

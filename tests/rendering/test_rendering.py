@@ -10,6 +10,7 @@ from torch import Tensor
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Region, Spacing
+from pvd_nerfstudio.rendering.termination import answer_in_sight
 
 AABB = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 
@@ -160,6 +161,32 @@ def test_weights_stay_exact_behind_many_opaque_rays() -> None:
     alpha = 1 - math.exp(-0.1)
     expected = torch.tensor([[alpha * (1 - alpha) ** number] for number in range(4)])
     torch.testing.assert_close(weights[-4:], expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("density", [0.5, 50.0, 5000.0])
+def test_what_is_out_of_sight_is_not_asked_and_not_missed(density: float) -> None:
+    """Solid cells all along the rays; then thin ones, through which all is seen."""
+    full = OccupancyGrid(AABB, 32)
+    full.fill(lambda points: points[:, 0] > -0.5)
+    origins, directions, near, far = rays()
+    samples = full.march(origins, directions, near, far, Spacing(0.02))
+    index, lengths = samples.ray_indices, samples.ends - samples.starts
+    positions = samples.positions(origins, directions)
+    asked = []
+
+    def answer(points: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(len(points))
+        return torch.full_like(points[:, :1], density).log(), (points + towards).sigmoid()
+
+    log_density, rgb = answer_in_sight(answer, torch.exp, positions, directions, lengths, index)
+    count = sum(asked)
+    whole, colors = answer(positions, directions[index])
+    images = []
+    for logs, values in ((log_density, rgb), (whole, colors)):
+        weights = render_weights(logs.exp(), lengths, index, len(origins))
+        images.append(accumulate(weights, torch.cat([values, torch.ones_like(logs)], dim=1), index, len(origins)))
+    torch.testing.assert_close(*images, atol=2e-4, rtol=0)
+    assert count == len(index) if density == 0.5 else count < 0.4 * len(index)
 
 
 def test_gradient_of_the_weights() -> None:

@@ -135,10 +135,10 @@ def test_conversion_from_pixels_alone(families: Mapping[str, Path], tmp_path: Pa
     pipeline = trainer.pipeline
     assert isinstance(pipeline, DistillationPipeline)
     assert pipeline.bank_at(0).advance(0) == 0
-    before = pipeline.get_train_loss_dict(0)[2]["psnr_teacher"]
+    before = pipeline.get_train_loss_dict(0)[2]["psnr_to_teacher"]
     trainer.train()
     loss, metrics = pipeline.get_train_loss_dict(119)[1:]
     assert "pixel_loss" in loss and "color_loss" not in loss
-    assert metrics["psnr_teacher"] > before + 1
+    assert metrics["psnr_to_teacher"] > before + 1
     _, loaded, _, _ = eval_setup(trainer.base_dir / "config.yml")
     assert loaded.model.get_outputs_for_camera(loaded.datamanager.eval_dataset.cameras[:1])["rgb"].std() > 0.01

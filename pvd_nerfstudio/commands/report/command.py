@@ -19,7 +19,7 @@ from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_fig
 from pvd_nerfstudio.commands.report.measure import Measured, measure
 from pvd_nerfstudio.commands.report.page import page
 from pvd_nerfstudio.data.reviewed import review
-from pvd_nerfstudio.errors import InputError, explain_errors
+from pvd_nerfstudio.errors import InputError, run_command
 from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.ranges import at_least, check_ranges
 from pvd_nerfstudio.input.text import is_file, plain, say
@@ -276,8 +276,7 @@ def _text(name: str, value: float | None) -> str:
 
 def main() -> None:
     """Entry point of `pvd-report`."""
-    explain_errors()
-    tyro.cli(Report).run()
+    run_command(lambda: tyro.cli(Report).run())
 
 
 if __name__ == "__main__":

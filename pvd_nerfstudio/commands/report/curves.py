@@ -9,8 +9,11 @@ from pvd_nerfstudio.input.text import plain, say
 
 TAGS = {
     "Train Loss": "loss",
-    "Train Metrics Dict/psnr_teacher": "PSNR against the teacher, rays in training",
+    "Train Metrics Dict/psnr_to_teacher": "PSNR against the teacher, rays in training",
     "Eval Images Metrics/psnr": "PSNR against the ground truth, one view",
+    "Eval Images Metrics/psnr_to_teacher": "PSNR against the teacher, one view",
+    # as the first releases logged them
+    "Train Metrics Dict/psnr_teacher": "PSNR against the teacher, rays in training",
     "Eval Images Metrics/psnr_teacher": "PSNR against the teacher, one view",
 }
 """nerfstudio's names of what is drawn, to ours."""

@@ -36,6 +36,10 @@ class FieldConfig(InstantiateConfig):
     """
 
     ranges: ClassVar[Ranges] = {}
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
+    """What `pvd convert --size small` and `medium` set; `paper` are the defaults."""
+    ladder: ClassVar[tuple[dict[str, Any], ...]] = ()
+    """Sizes from small to large, for a file of a given size."""
 
     @property
     def learning_rate(self) -> float:

@@ -29,6 +29,8 @@ class HashFieldConfig(FeatureFieldConfig):
         "max_res": between(1, 1 << 20),
         "hidden_dim": COUNT,
     }
+    sizes = {"small": {"log2_hashmap_size": 15}, "medium": {"log2_hashmap_size": 17}}
+    ladder = tuple({"log2_hashmap_size": size} for size in range(8, 25))
 
     _target: type = field(default_factory=lambda: HashField)
     num_levels: int = 14

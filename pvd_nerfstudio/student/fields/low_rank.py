@@ -39,6 +39,11 @@ class LowRankFieldConfig(FeatureFieldConfig):
         "init_scale": at_least(0),
         "density_l1": at_least(0),
     }
+    sizes = {
+        "small": {"resolution": 128, "start_resolution": 64},
+        "medium": {"resolution": 200, "start_resolution": 128},
+    }
+    ladder = tuple({"resolution": size, "start_resolution": min(128, size // 2)} for size in range(16, 1025, 8))
 
     _target: type = field(default_factory=lambda: LowRankField)
     resolution: int = 300

@@ -17,6 +17,8 @@ class MLPFieldConfig(FeatureFieldConfig):
     """Sizes of the `mlp` student; the defaults are NeRF's."""
 
     ranges = {"num_layers": between(1, 64), "hidden_dim": COUNT, "num_frequencies": between(1, 32)}
+    sizes = {"small": {"num_layers": 4, "hidden_dim": 128}, "medium": {"num_layers": 6, "hidden_dim": 192}}
+    ladder = tuple({"num_layers": 4 if width <= 128 else 8, "hidden_dim": width} for width in range(32, 1025, 32))  # noqa: PLR2004
 
     _target: type = field(default_factory=lambda: MLPField)
     num_layers: int = 8

@@ -54,6 +54,8 @@ class SparseFieldConfig(FieldConfig):
         "sh_degree": between(0, MAX_DEGREE),
         "tv_weight": at_least(0),
     }
+    sizes = {"small": {"resolution": 128}, "medium": {"resolution": 192}}
+    ladder = tuple({"resolution": size} for size in range(16, 513, 8))
 
     _target: type = field(default_factory=lambda: SparseField)
     resolution: int = 256

@@ -1,0 +1,234 @@
+"""`pvd convert`: a conversion within some minutes, with sizes and steps that suit the machine.
+
+It chooses options of `ns-train pvd-distill` and trains by it; nothing is done here that the options cannot.
+"""
+
+import random
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+from nerfstudio.utils.rich_utils import CONSOLE
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pvd_nerfstudio.commands.plan import (
+    TRIAL_STEPS,
+    Size,
+    Trial,
+    in_silence,
+    megabytes_of,
+    size_that_fits,
+    sizes_of,
+    sizes_within,
+    try_out,
+)
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.ranges import COUNT, above, check_ranges
+from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.student.registry import StudentName
+from pvd_nerfstudio.teacher.checkpoint import find_run
+from pvd_nerfstudio.trainer import PVDTrainer
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
+
+MINUTES = 5.0
+"""On a CPU, where nothing else was asked for."""
+SPARE = 0.05
+"""Share of the time that is left for what a trial cannot tell."""
+FEW = 300
+"""Steps under which no student is good."""
+GAP = {"mlp": 2.3, "hash": 1.2, "vm": 0.8, "sparse": 1.6}
+"""dB that a student of lego ended under its teacher of 33 dB, after 300 s on two cores (docs/benchmarks.md)."""
+
+
+@dataclass
+class Convert:
+    """Convert a trained run into another architecture, within some minutes."""
+
+    ranges = {"minutes": above(0), "steps": COUNT, "target_mb": above(0)}
+
+    teacher: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
+    to: StudentName = "mlp"
+    """Architecture to convert to."""
+    minutes: float | None = None
+    """How long it may take; left out: 5 on a CPU, on a GPU as long as the student's usual number of steps takes."""
+    steps: int | None = None
+    """Training steps, in place of --minutes."""
+    size: Size | None = None
+    """paper: the papers' sizes. Left out: the largest that gets enough steps within the time."""
+    target_mb: float | None = None
+    """The largest student whose file has at most so many MB, in place of --size."""
+    data: Path | None = None
+    """The data set, where it is no longer where the teacher was trained with it."""
+    output_dir: Path = Path("outputs")
+    """Where the new run goes."""
+    viewer: bool = False
+    """Whether nerfstudio's viewer shows the training."""
+    dry_run: bool = False
+    """Say what would be done, and end there."""
+
+    def run(self) -> None:
+        """Convert; in the end teacher and student are compared, and there are commands to go on with."""
+        began = time.perf_counter()
+        if self.convert() is None:
+            say("A dry run ends here; without --dry-run it would be trained now.")
+        else:
+            say(f"All of it took {_minutes(time.perf_counter() - began)}.")
+
+    def convert(self) -> PVDTrainer | None:
+        """Choose, say what was chosen, train.
+
+        Returns:
+            The trainer of the finished run; None after a dry run.
+
+        Raises:
+            InputError: something does not fit.
+            KeyboardInterrupt: of the user; what was trained until then is saved.
+        """
+        began = time.perf_counter()
+        self._check()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        minutes = self.minutes or (MINUTES if device == "cpu" and self.steps is None else None)
+        seconds = None if minutes is None else 60 * minutes
+        with _bar(transient=True) as progress, in_silence():
+            progress.add_task("Timing some steps", total=None)
+            sizes, why = self._sizes(seconds, device)
+            trial = try_out(self._config(sizes, TRIAL_STEPS))
+            if self.steps is not None:
+                steps = self.steps
+            elif seconds is None:
+                steps = self._config(sizes, None).max_num_iterations
+            else:
+                steps = trial.steps_within((1 - SPARE) * seconds - (time.perf_counter() - began))
+        config = self._config(sizes, steps)
+        self._say_plan(config, trial, why, minutes)
+        if steps < FEW:
+            say(f"{steps:,} steps are too few for a good student: give it more --minutes.", "yellow")
+        return None if self.dry_run else self._train(config, trial.seconds(steps))
+
+    def _check(self) -> None:
+        """All that can be wrong with the options, before any work.
+
+        Raises:
+            InputError: says what.
+        """
+        check_ranges(self)
+        for pair in (("minutes", "steps"), ("size", "target_mb")):
+            if all(getattr(self, name) is not None for name in pair):
+                raise InputError(f"--{pair[0]} and --{pair[1].replace('_', '-')} exclude each other: give one.")
+        find_run(self.teacher)
+
+    def _sizes(self, seconds: float | None, device: str) -> tuple[list[str], str]:
+        """The student's size as options, and why that."""
+        if self.target_mb is not None:
+            grid = self._config([], 1).pipeline.model.grid_resolution
+            return sizes_within(self.to, self.target_mb, grid), f"the largest within {self.target_mb:g} MB"
+        if self.size is not None:
+            return sizes_of(self.to, self.size), "as asked for"
+        if seconds is None:
+            return sizes_of(self.to, "paper"), "the papers'"
+        size = size_that_fits(self.to, seconds, device)
+        why = "the papers'" if size == "paper" else "the largest that gets enough steps in this time here"
+        return sizes_of(self.to, size), f"{size}: {why}"
+
+    def _config(self, sizes: list[str], steps: int | None) -> PVDTrainerConfig:
+        """What `ns-train pvd-distill` makes of the options."""
+        words = ["pvd-distill", "--teacher-checkpoint", str(self.teacher), "--student", self.to, *sizes]
+        words += ["--output-dir", str(self.output_dir), "--vis", "viewer+tensorboard" if self.viewer else "tensorboard"]
+        words += ["--logging.local-writer.enable", "False", "--viewer.quit-on-train-completion", "True"]
+        words += ["--steps-per-eval-batch", "0", "--steps-per-eval-image", "0", "--steps-per-eval-all-images", "0"]
+        words += [] if steps is None else ["--max-num-iterations", str(steps)]
+        words += [] if self.data is None else ["--data", str(self.data)]
+        config = tyro.cli(AnnotatedBaseConfigUnion, args=words)
+        assert isinstance(config, PVDTrainerConfig)
+        return config
+
+    def _say_plan(self, config: PVDTrainerConfig, trial: Trial, why: str, minutes: float | None) -> None:
+        model, steps = config.pipeline.model, config.max_num_iterations
+        chosen = {name: getattr(model, name) for name in model.chosen_parts} or {self.to: model.chosen}
+        shown = {
+            name: ", ".join(f"{key} {value}" for key, value in vars(part).items() if key in _telling(type(part)))
+            for name, part in chosen.items()
+        }
+        table = Table("", "chosen", "because", title=f"{plain(self.teacher)} to {self.to}")
+        for name, text in shown.items():
+            table.add_row(name, text, why)
+        reason = "as asked for" if self.steps else f"what fits into {minutes:g} minutes" if minutes else "the usual"
+        table.add_row("steps", f"{steps:,}", f"{reason}: {trial.start:.0f} s to the first, {trial.step:.3g} s each")
+        table.add_row(
+            "time", _minutes(trial.seconds(steps)), f"and {trial.chunk:.2g} s for each question to the teacher"
+        )
+        table.add_row("memory", f"{trial.memory / 1e9:.1f} GB", "taken by the first steps")
+        grids = [model.grid_resolution, *[0] * (len(chosen) - 1)]
+        megabytes = sum(megabytes_of(part, grid) for part, grid in zip(chosen.values(), grids))
+        free = shutil.disk_usage(_existing(self.output_dir)).free
+        table.add_row("disk", f"about {megabytes:.2g} MB", f"{free / 1e9:,.0f} GB are free")
+        if self.to in GAP:
+            table.add_row(
+                "quality", f"about {GAP[self.to]:g} dB lost", "lego in 5 minutes on two cores (docs/benchmarks.md)"
+            )
+        CONSOLE.print(table)
+
+    def _train(self, config: PVDTrainerConfig, seconds: float) -> PVDTrainer:
+        """Train as `ns-train` does, with one bar over all of it.
+
+        Args:
+            config: of the run.
+            seconds: that it is expected to take.
+        """
+        config.set_timestamp()
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(config.machine.seed)
+        with _bar(console=CONSOLE) as progress:
+            task = progress.add_task("Loading", total=seconds)
+            began = time.perf_counter()
+            trainer = config.setup(local_rank=0, world_size=1)
+            trainer.setup()
+            trainer.begin()
+            start = time.perf_counter() - began
+            total = config.max_num_iterations
+
+            def tick(step: int) -> None:
+                recent = trainer.pipeline.recent_psnr
+                quality = "" if recent is None else f", {recent:.1f} dB to the teacher"
+                progress.update(
+                    task,
+                    description=f"Training: {trainer.pipeline.stage(step).name}{quality}",
+                    total=max(seconds, start + 1),
+                    completed=start + (max(seconds, start + 1) - start) * (step + 1) / total,
+                )
+
+            trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], tick))
+            trainer.train()
+        if trainer.was_interrupted:
+            raise KeyboardInterrupt
+        return trainer
+
+
+def _telling(kind: type) -> set[str]:
+    """The fields that a size sets."""
+    return {name for sizes in (*kind.sizes.values(), *kind.ladder) for name in sizes}  # type: ignore[attr-defined]
+
+
+def _bar(console: Console | None = None, transient: bool = False) -> Progress:
+    """A console of its own goes on where ours is silenced."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console or Console(file=sys.stdout), transient=transient)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"  # noqa: PLR2004
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())

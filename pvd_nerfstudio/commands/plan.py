@@ -1,0 +1,204 @@
+"""What a conversion will take, found out before it is begun: by the field alone, and by a trial of some steps."""
+
+import resource
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from nerfstudio.engine.callbacks import TrainingCallbackLocation
+from nerfstudio.utils import writer
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from pvd_nerfstudio.distillation.bank import chunks_until
+from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.student.fields.base import FieldConfig
+from pvd_nerfstudio.student.registry import STUDENTS
+from pvd_nerfstudio.teacher.adapters import point_samples
+from pvd_nerfstudio.trainer import PVDTrainer
+from pvd_nerfstudio.trainer_config import PVDTrainerConfig
+
+Size = Literal["small", "medium", "paper"]
+SIZES: tuple[Size, ...] = ("small", "medium", "paper")
+TRIAL_STEPS = 60
+"""All stages and sizes of a run are shares of it, so these few have them all."""
+MOST_STEPS = 1 << 24
+ENOUGH = 1500
+"""Steps that a student of a size should have within the time; else it is a smaller one."""
+OF_A_STEP = 0.6
+"""Share of a step that the field's own forward and backward pass take, about."""
+POINTS = 8192
+SMALL_THINGS = 0.08
+"""MB of the colour head, of narrow layers and of the file's own table."""
+GRID_BITS = 8
+"""Cells of the occupancy grid in a byte of a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Seconds and bytes of a conversion, as its first steps have shown them."""
+
+    start: float
+    """Seconds until the first step, with the bank's first chunks."""
+    step: float
+    """Seconds of a step."""
+    chunk: float
+    """Seconds of a chunk of the bank."""
+    memory: int
+    """Bytes that the process has taken at most."""
+    method: DistillationConfig
+
+    def seconds(self, steps: int) -> float:
+        """What a run of so many steps takes."""
+        return self.start + steps * self.step + (self._chunks(steps - 1) - self._chunks(0)) * self.chunk
+
+    def steps_within(self, seconds: float) -> int:
+        """The most steps that fit into a time; one at least."""
+        return max(1, bisect_right(range(1, MOST_STEPS), seconds, key=self.seconds))
+
+    def _chunks(self, step: int) -> int:
+        method = self.method
+        return chunks_until(step, method.start_chunks, method.fill_every, method.first_chunks, method.refresh_every)
+
+
+def try_out(config: PVDTrainerConfig) -> Trial:
+    """Train `max_num_iterations` steps in a folder that is gone afterwards.
+
+    Raises:
+        InputError: the conversion cannot begin.
+    """
+    with TemporaryDirectory(prefix="pvd-trial-") as folder:
+        config.output_dir, config.vis = Path(folder), "tensorboard"
+        began = time.perf_counter()
+        trainer = config.setup(local_rank=0, world_size=1)
+        trainer.setup()
+        try:
+            trainer.begin()
+            bank = trainer.pipeline.bank_at(0)
+            before, ready = bank.seconds, time.perf_counter()
+            for step in range(config.max_num_iterations):
+                _step(trainer, step)
+            seconds, querying = time.perf_counter() - ready, bank.seconds - before
+            chunks = bank.wanted(config.max_num_iterations - 1).stop - bank.wanted(0).stop
+        finally:
+            trainer.folder.release()
+            writer.EVENT_WRITERS.clear()  # its log goes with the folder
+        return Trial(
+            start=ready - began,
+            step=(seconds - querying) / config.max_num_iterations,
+            chunk=querying / max(1, chunks),
+            memory=_peak_memory(trainer.pipeline.device),
+            method=config.pipeline.distillation,
+        )
+
+
+def options_of(student: str, sizes: dict[str, Any]) -> list[str]:
+    """A size as options of `ns-train pvd-distill`."""
+    return [
+        word
+        for name, value in sizes.items()
+        for word in (f"--pipeline.model.{student}.{name.replace('_', '-')}", str(value))
+    ]
+
+
+def sizes_of(student: str, size: Size) -> list[str]:
+    """A named size as options, also of a student that is composed of others."""
+    return [word for part in _parts(student) for word in options_of(part, STUDENTS[part].sizes.get(size, {}))]
+
+
+def size_that_fits(student: str, seconds: float, device: str) -> Size:
+    """The largest size of which enough steps fit into a time, by the time that its field takes."""
+    parts = _parts(student)
+    for size in reversed(SIZES[1:]):
+        configs = [_of_size(part, size) for part in parts]
+        if ENOUGH * sum(_field_seconds(config, device) for config in configs) / OF_A_STEP <= seconds:
+            return size
+    return SIZES[0]
+
+
+def _parts(student: str) -> tuple[str, ...]:
+    return _of_size(student, "paper").composed_of or (student,)
+
+
+def _of_size(student: str, size: Size) -> FieldConfig:
+    kind: Any = STUDENTS[student]
+    return kind(**kind.sizes.get(size, {}))
+
+
+def sizes_within(student: str, megabytes: float, grid_resolution: int) -> list[str]:
+    """Options of the largest student whose checkpoint has at most so many MB.
+
+    Raises:
+        InputError: the smallest is larger, or nobody has said how it can be made smaller.
+    """
+    kind: Any = STUDENTS[student]
+    if not kind.ladder:
+        raise InputError(
+            f"--target-mb: '{student}' has no single size that could be changed. Choose a --size, or set its options "
+            "in `ns-train pvd-distill`."
+        )
+    fitting = [sizes for sizes in kind.ladder if megabytes_of(kind(**sizes), grid_resolution) <= megabytes]
+    if not fitting:
+        least = megabytes_of(kind(**kind.ladder[0]), grid_resolution)
+        raise InputError(f"--target-mb is {megabytes:g}; the smallest '{student}' has {least:.2g} MB.")
+    return options_of(student, fitting[-1])
+
+
+def megabytes_of(config: FieldConfig, grid_resolution: int) -> float:
+    """MB of a finished checkpoint at most: the weights in single precision, the occupancy grid, and what is small."""
+    return (4 * config.num_parameters + grid_resolution**3 / GRID_BITS) / 1e6 + SMALL_THINGS
+
+
+def _field_seconds(config: FieldConfig, device: str) -> float:
+    """Of a forward and a backward pass of a field; the second one counts."""
+    config.settle(torch.device(device).type)
+    field = config.setup(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]), contracted=False).to(device)
+    positions = torch.rand(POINTS, 3, device=device, generator=torch.Generator(device).manual_seed(0)) * 2 - 1
+    samples, seconds = point_samples(positions, positions), 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        density, feature = field.get_density(samples)
+        colors = field.get_outputs(samples, feature)
+        loss = density.mean() + sum(color.mean() for color in colors.values())
+        if loss.requires_grad:  # a sparse field has no voxels yet
+            loss.backward()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def _step(trainer: PVDTrainer, step: int) -> None:
+    """A step as nerfstudio's trainer does it, without evaluation, log and checkpoint."""
+    trainer.pipeline.train()
+    for callback in trainer.callbacks:
+        callback.run_callback_at_location(step, location=TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+    trainer.train_iteration(step)
+    for callback in trainer.callbacks:
+        callback.run_callback_at_location(step, location=TrainingCallbackLocation.AFTER_TRAIN_ITERATION)
+
+
+def _peak_memory(device: Any) -> int:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+@contextmanager
+def in_silence() -> Iterator[None]:
+    """Nothing is printed, by nerfstudio's console neither."""
+    was_quiet, CONSOLE.quiet = CONSOLE.quiet, True
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        CONSOLE.quiet = was_quiet
