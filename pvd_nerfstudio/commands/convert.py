@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from pvd_nerfstudio.commands.plan import (
+    ENOUGH,
     TRIAL_STEPS,
     Size,
     Trial,
@@ -163,7 +164,8 @@ class Convert:
         table = Table("", "chosen", "because", title=f"{plain(self.teacher)} to {self.to}")
         for name, text in shown.items():
             table.add_row(name, text, why)
-        reason = "as asked for" if self.steps else f"what fits into {minutes:g} minutes" if minutes else "the usual"
+        reason = "the usual" if minutes is None else f"what fits into {_minutes(60 * minutes)}"
+        reason = "as asked for" if self.steps else reason
         table.add_row("steps", f"{steps:,}", f"{reason}: {trial.start:.0f} s to the first, {trial.step:.3g} s each")
         table.add_row(
             "time", _minutes(trial.seconds(steps)), f"and {trial.chunk:.2g} s for each question to the teacher"
@@ -173,7 +175,7 @@ class Convert:
         megabytes = sum(megabytes_of(part, grid) for part, grid in zip(chosen.values(), grids))
         free = shutil.disk_usage(_existing(self.output_dir)).free
         table.add_row("disk", f"about {megabytes:.2g} MB", f"{free / 1e9:,.0f} GB are free")
-        if self.to in GAP:
+        if self.to in GAP and steps >= ENOUGH:
             table.add_row(
                 "quality", f"about {GAP[self.to]:g} dB lost", "lego in 5 minutes on two cores (docs/benchmarks.md)"
             )
@@ -227,7 +229,7 @@ def _bar(console: Console | None = None, transient: bool = False) -> Progress:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"  # noqa: PLR2004
+    return f"{seconds / 60:.3g} minutes" if seconds > 90 else f"{seconds:.0f} seconds"  # noqa: PLR2004
 
 
 def _existing(path: Path) -> Path:

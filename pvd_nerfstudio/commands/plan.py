@@ -28,7 +28,7 @@ from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 Size = Literal["small", "medium", "paper"]
 SIZES: tuple[Size, ...] = ("small", "medium", "paper")
-TRIAL_STEPS = 60
+TRIAL_STEPS = 30
 """All stages and sizes of a run are shares of it, so these few have them all."""
 MOST_STEPS = 1 << 24
 ENOUGH = 1500
