@@ -1,5 +1,6 @@
 """The error that is meant for the user."""
 
+import signal
 import sys
 from collections.abc import Callable
 from types import TracebackType
@@ -14,10 +15,6 @@ class InputError(Exception):
     """
 
 
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C has ended."""
-
-
 def run_command(command: Callable[[], object]) -> None:
     """Run one of our own commands: its errors are messages, and Ctrl-C ends it in a line."""
     explain_errors()
@@ -25,7 +22,7 @@ def run_command(command: Callable[[], object]) -> None:
         command()
     except KeyboardInterrupt:
         say("\nInterrupted.", "yellow")
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + signal.SIGINT)
 
 
 def explain_errors() -> None:

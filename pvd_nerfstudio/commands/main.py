@@ -1,37 +1,18 @@
-"""`pvd`: all of this package's commands in one; training itself is `ns-train pvd-distill`."""
+"""`pvd`: the entry point, which imports nothing before it can be interrupted without a traceback."""
 
+import signal
 import sys
-from typing import Annotated
-
-import tyro
-
-from pvd_nerfstudio.commands.convert import Convert
-from pvd_nerfstudio.commands.demo import Demo
-from pvd_nerfstudio.commands.report.command import Report
-from pvd_nerfstudio.commands.strip import Strip
-from pvd_nerfstudio.commands.views import Views
-from pvd_nerfstudio.errors import run_command
-from pvd_nerfstudio.input.renamed import current_options
-
-Command = (
-    Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Report, tyro.conf.subcommand("report")]
-    | Annotated[Views, tyro.conf.subcommand("views")]
-    | Annotated[Strip, tyro.conf.subcommand("strip")]
-)
 
 
 def main() -> None:
-    """Entry point of `pvd`."""
-    run_command(
-        lambda: tyro.cli(
-            tyro.conf.OmitSubcommandPrefixes[Command],  # type: ignore[valid-type]
-            prog="pvd",
-            description="Convert trained nerfstudio runs into other architectures, and judge what came out.",
-            args=current_options(sys.argv[1:]),
-        ).run()
-    )
+    """Entry point of `pvd`; nerfstudio takes seconds to import."""
+    try:
+        from pvd_nerfstudio.commands.every import run  # noqa: PLC0415
+
+        run()
+    except KeyboardInterrupt:
+        print("\nInterrupted.")
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":
