@@ -3,6 +3,10 @@
 import json
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,6 +93,20 @@ def test_the_notebook_runs(teacher: Run, tmp_path: Path, monkeypatch: pytest.Mon
     torch.testing.assert_close(again.cpu(), image)
     with pytest.raises(AttributeError):
         pvd_nerfstudio.distil  # noqa: B018
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="nothing says what another process has imported")
+def test_an_interrupted_start_says_one_line(teacher: Run, tmp_path: Path) -> None:
+    """nerfstudio is being imported by then."""
+    words = [sys.executable, "-m", "pvd_nerfstudio.commands.main", "convert", str(teacher.folder)]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        end = time.monotonic() + 60
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text() and time.monotonic() < end:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.split() == ["Interrupted."]
+    assert not any(tmp_path.iterdir())
 
 
 def test_steps_are_the_most_that_fit() -> None:
