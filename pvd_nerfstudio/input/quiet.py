@@ -9,6 +9,8 @@ OTHERS = r"(nerfstudio|torch|torchvision|torchmetrics|nerfacc|jaxtyping)(\.|$)"
 HARMLESS = (
     "Converting a tensor with requires_grad=True to a scalar",
     "Using a non-tuple sequence for multidimensional indexing is deprecated",
+    "torch.cuda.amp.GradScaler is enabled",
+    "This DataLoader will create",
 )
 """How other warnings of theirs begin; what torch says of a GPU or its driver is none of these."""
 
