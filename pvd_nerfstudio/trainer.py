@@ -55,7 +55,9 @@ class PVDTrainer(Trainer):
             super().__init__(config, local_rank, world_size)
         self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
         self._interruption = Interruption()
-        self._has_begun, self._was_interrupted, self._last_done = False, False, -1
+        self._has_begun, self._last_done = False, -1
+        self.was_interrupted = False
+        """Whether training has ended because somebody ended it."""
         self._loaded: Path | None = None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
@@ -135,16 +137,11 @@ class PVDTrainer(Trainer):
             with without_others(), self._interruption, self.folder.explained():
                 super().train()
         except KeyboardInterrupt:
-            self._was_interrupted = True
+            self.was_interrupted = True
             self._stop()
         finally:
             self.config.max_num_iterations = total
             self.folder.release()
-
-    @property
-    def was_interrupted(self) -> bool:
-        """Whether training has ended because somebody ended it."""
-        return self._was_interrupted
 
     def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
         """One step.
@@ -228,7 +225,10 @@ class PVDTrainer(Trainer):
         del step
         if self.config.summary and self.local_rank == 0:
             config = self.base_dir / "config.yml"
-            CONSOLE.print(table_of(summarize(self.pipeline, find_run(config))))
+            try:
+                CONSOLE.print(table_of(summarize(self.pipeline, find_run(config))))
+            except InputError as error:  # the student is saved; a teacher or an image may have gone meanwhile
+                say(f"Teacher and student are not compared: {error}", "yellow")
             say("\n".join(["What now:", *(f"  {line}" for line in next_commands(config))]))
 
     def _stop(self) -> None:

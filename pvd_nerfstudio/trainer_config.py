@@ -18,6 +18,7 @@ from pvd_nerfstudio.data.taken_over import with_options_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, check_ranges
+from pvd_nerfstudio.input.shown import command
 from pvd_nerfstudio.input.text import file_name, is_file, say
 from pvd_nerfstudio.pipeline import DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
@@ -233,10 +234,10 @@ class PVDTrainerConfig(TrainerConfig):
         if self.max_num_iterations == 0:
             self.max_num_iterations = model.chosen.iterations
             if self.machine.device_type == "cpu":
+                way_out = command("pvd", "convert", pipeline.teacher, "--to", self.student, "--minutes", 5)
                 say(
-                    f"{self.max_num_iterations:,} steps, which is the default, take hours on a CPU. "
-                    f"`pvd convert {self.pipeline.teacher} --to {self.student} --minutes 5` chooses what fits, or set "
-                    "--max-num-iterations.",
+                    f"{self.max_num_iterations:,} steps, which is the default, take hours on a CPU. What fits into "
+                    f"minutes is chosen by {way_out}, or set --max-num-iterations.",
                     "yellow",
                 )
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed

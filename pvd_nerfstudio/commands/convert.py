@@ -45,6 +45,8 @@ MINUTES = 5.0
 """On a CPU, where nothing else was asked for."""
 SPARE = 0.05
 """Share of the time that is left for what a trial cannot tell."""
+TICK_EVERY = 10
+"""Steps between two movements of the progress bar."""
 FEW = 300
 """Steps under which no student is good."""
 GAP = {"mlp": 2.3, "hash": 1.2, "vm": 0.8, "sparse": 1.6}
@@ -171,8 +173,7 @@ class Convert:
             "time", _minutes(trial.seconds(steps)), f"and {trial.chunk:.2g} s for each question to the teacher"
         )
         table.add_row("memory", f"{trial.memory / 1e9:.1f} GB", "taken by the first steps")
-        grids = [model.grid_resolution, *[0] * (len(chosen) - 1)]
-        megabytes = sum(megabytes_of(part, grid) for part, grid in zip(chosen.values(), grids))
+        megabytes = megabytes_of(list(chosen.values()), model.grid_resolution)
         free = shutil.disk_usage(_existing(self.output_dir)).free
         table.add_row("disk", f"about {megabytes:.2g} MB", f"{free / 1e9:,.0f} GB are free")
         if self.to in GAP and steps >= ENOUGH:
@@ -198,16 +199,20 @@ class Convert:
             trainer.setup()
             trainer.begin()
             start = time.perf_counter() - began
-            total = config.max_num_iterations
+            training = max(seconds - start, 1.0)
+            progress.update(task, total=start + training)
 
             def tick(step: int) -> None:
+                """Move the bar; every now and then, for a GPU must be waited for to know the PSNR."""
+                done = step + 1
+                if done % TICK_EVERY and done < config.max_num_iterations:
+                    return
                 recent = trainer.pipeline.recent_psnr
                 quality = "" if recent is None else f", {recent:.1f} dB to the teacher"
                 progress.update(
                     task,
                     description=f"Training: {trainer.pipeline.stage(step).name}{quality}",
-                    total=max(seconds, start + 1),
-                    completed=start + (max(seconds, start + 1) - start) * (step + 1) / total,
+                    completed=start + training * done / config.max_num_iterations,
                 )
 
             trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], tick))

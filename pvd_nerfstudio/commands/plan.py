@@ -4,7 +4,7 @@ import resource
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -145,16 +145,17 @@ def sizes_within(student: str, megabytes: float, grid_resolution: int) -> list[s
             f"--target-mb: '{student}' has no single size that could be changed. Choose a --size, or set its options "
             "in `ns-train pvd-distill`."
         )
-    fitting = [sizes for sizes in kind.ladder if megabytes_of(kind(**sizes), grid_resolution) <= megabytes]
+    fitting = [sizes for sizes in kind.ladder if megabytes_of([kind(**sizes)], grid_resolution) <= megabytes]
     if not fitting:
-        least = megabytes_of(kind(**kind.ladder[0]), grid_resolution)
+        least = megabytes_of([kind(**kind.ladder[0])], grid_resolution)
         raise InputError(f"--target-mb is {megabytes:g}; the smallest '{student}' has {least:.2g} MB.")
     return options_of(student, fitting[-1])
 
 
-def megabytes_of(config: FieldConfig, grid_resolution: int) -> float:
+def megabytes_of(parts: Sequence[FieldConfig], grid_resolution: int) -> float:
     """MB of a finished checkpoint at most: the weights in single precision, the occupancy grid, and what is small."""
-    return (4 * config.num_parameters + grid_resolution**3 / GRID_BITS) / 1e6 + SMALL_THINGS
+    parameters = sum(part.num_parameters for part in parts)
+    return (4 * parameters + grid_resolution**3 / GRID_BITS) / 1e6 + SMALL_THINGS
 
 
 def _field_seconds(config: FieldConfig, device: str) -> float:

@@ -137,7 +137,7 @@ def test_sizes_rise(student: str) -> None:
             kind(**one).check("")
     words = sizes_within(student, 10.0, 128)
     chosen = {name.rsplit(".", 1)[1].replace("-", "_"): int(value) for name, value in zip(words[::2], words[1::2])}
-    assert 5 < megabytes_of(kind(**chosen), 128) <= 10
+    assert 5 < megabytes_of([kind(**chosen)], 128) <= 10
 
 
 def test_the_sizes_of_a_composition_are_those_of_its_parts() -> None:
@@ -153,7 +153,7 @@ def test_the_estimate_is_what_lies_on_the_disk(teacher: Run, tmp_path: Path) -> 
         trainer.train()
         model = trainer.config.pipeline.model
         found = find_run(trainer.base_dir).checkpoint_path.stat().st_size / 1e6
-        assert found == pytest.approx(megabytes_of(model.chosen, model.grid_resolution), abs=0.1, rel=0.1)
+        assert found == pytest.approx(megabytes_of([model.chosen], model.grid_resolution), abs=0.1, rel=0.1)
 
 
 @pytest.fixture()
@@ -163,6 +163,19 @@ def kept(teacher: Run, tmp_path: Path) -> Run:
     trainer = start(distil_config(tmp_path, *options))
     trainer.train()
     return Run(trainer.base_dir)
+
+
+def test_a_teacher_that_goes_during_the_training_costs_the_comparison_alone(
+    teacher: Run, tmp_path: Path, capsys
+) -> None:
+    copied = tmp_path / "teacher"
+    shutil.copytree(teacher.folder, copied)
+    trainer = start(distil_config(tmp_path, "--teacher-checkpoint", str(copied), "--max-num-iterations", "2"))
+    trainer.config.summary = True
+    shutil.rmtree(copied)
+    trainer.train()
+    said = capsys.readouterr().out
+    assert "are not compared" in said and "ns-viewer" in said and find_run(trainer.base_dir).step == 1
 
 
 def test_strip_takes_the_optimisers_and_nothing_else(kept: Run) -> None:
@@ -201,4 +214,4 @@ def test_a_finished_run_goes_on_with_new_optimisers(teacher: Run, tmp_path: Path
 
 
 def test_the_mlp_of_the_demo_has_about_half_a_megabyte() -> None:
-    assert megabytes_of(MLPFieldConfig(num_layers=4, hidden_dim=128), 128) == pytest.approx(0.6, abs=0.05)
+    assert megabytes_of([MLPFieldConfig(num_layers=4, hidden_dim=128)], 128) == pytest.approx(0.6, abs=0.05)

@@ -22,6 +22,7 @@ from pvd_nerfstudio.data.nsvf import NSVFDataParserConfig
 from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.pipeline.summary import summarize, table_of
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import occupied_region
@@ -161,7 +162,10 @@ def test_an_evaluation_image_that_is_missing_counts_in_no_mean(
 def test_where_all_images_are_gone_no_psnr_is_that_of_images(teacher: Run, turntable: Path, tmp_path: Path) -> None:
     for path in turntable.rglob("*.png"):
         path.unlink()
-    pipeline = convert(teacher, tmp_path, "--data", str(turntable)).pipeline
+    trainer = convert(teacher, tmp_path, "--data", str(turntable))
+    pipeline = trainer.pipeline
+    _, ours = summarize(pipeline, find_run(trainer.base_dir))
+    assert ours.psnr is None and ours.psnr_to_teacher is not None and 5 < ours.psnr_to_teacher < 60
     found = pipeline.get_average_eval_image_metrics()
     assert "psnr" not in found and "ssim" not in found and found["psnr_to_teacher"] > 5
 
@@ -172,10 +176,14 @@ def test_a_data_set_without_an_evaluation_view(teacher: Run, turntable: Path, tm
     (copied / "dataparser_transforms.json").unlink()
     options = ("nerfstudio-data", "--data", str(turntable), "--train-split-fraction", "1.0", "--scene-scale", "1.5")
     options += ("--orientation-method", "none", "--center-method", "none", "--auto-scale-poses", "False")
-    pipeline = convert(Run(copied), tmp_path / "out", *options).pipeline
+    trainer = convert(Run(copied), tmp_path / "out", *options)
+    pipeline = trainer.pipeline
     assert "nothing to evaluate on" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(InputError, match="nothing to evaluate on"):
         pipeline.get_average_eval_image_metrics()
+    _, ours = summarize(pipeline, find_run(trainer.base_dir))
+    assert ours.megabytes > 0 and ours.psnr is ours.psnr_to_teacher is ours.speed.per_second is None
+    table_of([ours])
 
 
 @pytest.mark.parametrize("parser", [NerfstudioDataParserConfig, InstantNGPDataParserConfig, BlenderDataParserConfig])

@@ -1,7 +1,6 @@
 """A finished student beside its teacher and the ground truth: images, metrics and speed, view by view."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,32 +11,11 @@ from torch import Tensor
 from pvd_nerfstudio.commands.report.figures import ComparedView
 from pvd_nerfstudio.data.dataset import mask_of, photographed
 from pvd_nerfstudio.pipeline.student import StudentPipeline
+from pvd_nerfstudio.pipeline.summary import Speed
 from pvd_nerfstudio.student.model import image_metrics
 
 TIMED_RAYS = 4096
 """Rays of each view but the first that both render to take their time, in one go."""
-
-
-@dataclass
-class Speed:
-    """Rays rendered, and the seconds that it took."""
-
-    rays: int = 0
-    seconds: float = 0.0
-
-    @property
-    def per_second(self) -> float | None:
-        """Rays per second; None where nothing was rendered."""
-        return self.rays / self.seconds if self.seconds else None
-
-    def take(self, draw: Callable[[], Tensor]) -> Tensor:
-        """Take the time of a rendering, whose result is pixels `[..., 3]`."""
-        start = time.perf_counter()
-        image = draw()
-        if image.is_cuda:
-            torch.cuda.synchronize()
-        self.rays, self.seconds = self.rays + image[..., 0].numel(), self.seconds + time.perf_counter() - start
-        return image
 
 
 @dataclass
