@@ -24,6 +24,7 @@ from pvd_nerfstudio.input.shown import next_commands
 from pvd_nerfstudio.input.text import plain, say
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.pipeline.summary import summarize, table_of
+from pvd_nerfstudio.rendering.turns import Turns
 from pvd_nerfstudio.teacher.checkpoint import checkpoint_of_step, find_run, load_checkpoint
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 from pvd_nerfstudio.training.folder import RunFolder
@@ -53,19 +54,22 @@ class PVDTrainer(Trainer):
         config.resolve()
         with without_others():
             super().__init__(config, local_rank, world_size)
+        self.train_lock = Turns()  # type: ignore[assignment]
         self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
         self._interruption = Interruption()
         self._has_begun, self._last_done = False, -1
-        self.was_interrupted = False
-        """Whether training has ended because somebody ended it."""
+        self.ends_program = True
+        """Whether Ctrl-C ends the program: of a KeyboardInterrupt `ns-train` would print the traceback."""
         self._loaded: Path | None = None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Build all but what needs the teacher. A new run claims its folder first."""
-        with without_others(), self._leaving_nothing():
+        with self._in_one_line(), without_others(), self._leaving_nothing():
             if not self.config.resumes and test_mode == "val":
                 self._claim()
             super().setup(test_mode)
+            if self.pipeline.panel.is_shown and test_mode == "val":
+                self.pipeline.panel.wait()
         before, after = TrainingCallbackLocation.BEFORE_TRAIN_ITERATION, TrainingCallbackLocation.AFTER_TRAIN_ITERATION
         self.callbacks.insert(0, TrainingCallback([before], self._start_step_of))
         self.callbacks.append(TrainingCallback([after], self._end_step_of))
@@ -85,6 +89,8 @@ class PVDTrainer(Trainer):
             self.pipeline.bank_at(self._start_step)
             if self.local_rank == 0:
                 self._save_config()
+        if self.pipeline.panel.is_shown:
+            self.pipeline.panel.control.open()
         self._has_begun = True
 
     def setup_optimizers(self) -> Optimizers:
@@ -129,7 +135,7 @@ class PVDTrainer(Trainer):
         if self._start_step >= total:
             say(f"All {total} steps are done; --max-num-iterations sets a larger total.")
             return
-        with without_others():
+        with self._in_one_line(), without_others():
             self.begin()
         self._last_done = self._start_step - 1
         self.config.max_num_iterations = total - self._start_step
@@ -137,7 +143,6 @@ class PVDTrainer(Trainer):
             with without_others(), self._interruption, self.folder.explained():
                 super().train()
         except KeyboardInterrupt:
-            self.was_interrupted = True
             self._stop()
         finally:
             self.config.max_num_iterations = total
@@ -162,6 +167,10 @@ class PVDTrainer(Trainer):
         Raises:
             InputError: the disk is full, or weights are no longer finite.
         """
+        with self.train_lock:
+            self._save(step)
+
+    def _save(self, step: int) -> None:
         self.pipeline.student.train()  # other tools may save while they look at it
         broken = [name for name, value in self.pipeline.student.named_parameters() if not value.isfinite().all()]
         if broken:
@@ -226,13 +235,16 @@ class PVDTrainer(Trainer):
         if self.config.summary and self.local_rank == 0:
             config = self.base_dir / "config.yml"
             try:
-                CONSOLE.print(table_of(summarize(self.pipeline, find_run(config))))
+                with self.train_lock:
+                    summary = summarize(self.pipeline, find_run(config))
+                CONSOLE.print(table_of(summary))
             except InputError as error:  # the student is saved; a teacher or an image may have gone meanwhile
                 say(f"Teacher and student are not compared: {error}", "yellow")
             say("\n".join(["What now:", *(f"  {line}" for line in next_commands(config))]))
 
     def _stop(self) -> None:
-        """Save the last whole step, and say how to go on."""
+        """Save the last whole step, say how to go on, and end."""
+        number = self._interruption.number or signal.SIGINT
         if self.training_state != "completed" and self._last_done >= self._start_step:
             if self._interruption.in_step:
                 say(f"\nInterrupted within step {self._last_done + 1}: the last checkpoint is what there is.")
@@ -240,8 +252,20 @@ class PVDTrainer(Trainer):
                 self.save_checkpoint(self._last_done)
                 say(f"\nInterrupted after step {self._last_done}; go on with")
             say(f"ns-train pvd-distill --load-dir {self.checkpoint_dir}")
-        if self._interruption.number == signal.SIGTERM:
-            sys.exit(128 + signal.SIGTERM)
+        if number == signal.SIGINT and not self.ends_program:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+    @contextmanager
+    def _in_one_line(self) -> Iterator[None]:
+        """Ctrl-C before the first step."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.ends_program:
+                raise
+            say("\nInterrupted before the first step: nothing was saved.")
+            sys.exit(128 + signal.SIGINT)
 
     def _diverged(self, what: str) -> InputError:
         saved = sorted(self.checkpoint_dir.glob("*.ckpt"))

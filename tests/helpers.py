@@ -53,7 +53,9 @@ def stop_after(trainer: PVDTrainer, last: int) -> None:
         return losses(step)
 
     trainer.pipeline.get_train_loss_dict = interrupted
-    trainer.train()
+    with pytest.raises(SystemExit) as ended:
+        trainer.train()
+    assert ended.value.code == 128 + signal.SIGINT
 
 
 def change_state(run: Path, change: Any) -> None:

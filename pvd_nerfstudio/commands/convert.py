@@ -196,6 +196,7 @@ class Convert:
             task = progress.add_task("Loading", total=seconds)
             began = time.perf_counter()
             trainer = config.setup(local_rank=0, world_size=1)
+            trainer.ends_program = False
             trainer.setup()
             trainer.begin()
             start = time.perf_counter() - began
@@ -217,8 +218,6 @@ class Convert:
 
             trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], tick))
             trainer.train()
-        if trainer.was_interrupted:
-            raise KeyboardInterrupt
         return trainer
 
 

@@ -79,6 +79,7 @@ def try_out(config: PVDTrainerConfig) -> Trial:
         config.output_dir, config.vis = Path(folder), "tensorboard"
         began = time.perf_counter()
         trainer = config.setup(local_rank=0, world_size=1)
+        trainer.ends_program = False
         trainer.setup()
         try:
             trainer.begin()

@@ -112,8 +112,3 @@ def concatenate(bundles: list[RayBundle]) -> RayBundle:
         directions=torch.cat([bundle.directions for bundle in bundles]),
         pixel_area=torch.cat([bundle.pixel_area for bundle in bundles]),
     )
-
-
-def split_rays(rays: RayBundle, size: int) -> list[RayBundle]:
-    """A bundle in chunks of at most `size` rays."""
-    return [rays[start : start + size] for start in range(0, len(rays), size)]

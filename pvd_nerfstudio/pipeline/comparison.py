@@ -10,7 +10,6 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap
 from torch import Tensor
 
-from pvd_nerfstudio.data.views import split_rays
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import show
@@ -43,8 +42,8 @@ class Comparison:
         if not self.teacher.has_density:
             return show(self.teacher, camera, self._student.renderer_rgb, self._student.grid.contracted)
         rays = camera.to(self._student.device).generate_rays(camera_indices=0, keep_shape=True)
-        parts = split_rays(rays.flatten(), self._student.config.eval_num_rays_per_chunk)
-        pixels = [self.through_shared_samples(part) for part in parts]
+        flat = rays.flatten()
+        pixels = [self.through_shared_samples(flat[part]) for part in self._student.portions(len(flat))]
         return torch.cat(pixels).view(*rays.shape, 3)
 
     def outputs(

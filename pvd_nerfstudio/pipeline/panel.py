@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 import viser
-import viser.transforms as vtf
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
-from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerControl, ViewerElement, ViewerText
+from nerfstudio.viewer.viewer_elements import ViewerButton, ViewerCheckbox, ViewerElement, ViewerText
 from torch import Tensor, nn
 
 from pvd_nerfstudio.distillation.active.levels import LEVELS, ActiveLearningConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import markdown
 from pvd_nerfstudio.pipeline.comparison import Comparison
+from pvd_nerfstudio.pipeline.opening import Opening, viser_pose
 from pvd_nerfstudio.student.model import StudentModel
 
 TITLE = "Distillation"
@@ -54,6 +53,18 @@ class Text(ViewerElement[str]):
             self._handle.content = text
 
 
+class PromptButton(ViewerButton):
+    """A button that answers at once: what it does has to wait until no image is in the making."""
+
+    def __init__(self, name: str, do: Callable[[ViewerButton], None], at_once: Callable[[], None]) -> None:
+        super().__init__(name, do)
+        self._at_once = at_once
+
+    def _create_gui_handle(self, viser_server: viser.ViserServer) -> None:
+        super()._create_gui_handle(viser_server)
+        self.gui_handle.on_click(lambda _: self._at_once())
+
+
 class Panel(nn.Module):
     """What there is to see and to switch. A module, because the viewer looks for its elements in modules.
 
@@ -81,14 +92,14 @@ class Panel(nn.Module):
         self._round: list[tuple[int, float]] = []
         self._frustums: dict[int, viser.CameraFrustumHandle] = {}
         self._hidden: list[viser.CameraFrustumHandle] = []
-        self.control = ViewerControl()
+        self.control = Opening(student, cameras)
         self._state, self._said = Text(), Text()
         self._boxes = {} if levels is None else {level: self._box(level, levels) for level in LEVELS}
         self._place = ViewerText("Teacher", "" if teacher is None else str(teacher), hint="Run to compare with.")
         elements: list[ViewerElement[Any]] = [self._state, *self._boxes.values()]
         if levels is None:
-            elements += [self._place, ViewerButton("Load teacher", self._load_teacher)]
-        elements += [ViewerButton("Next hard view", self._next_hard_view), self._said]
+            elements += [self._place, PromptButton("Load teacher", self._load_teacher, lambda: self._say("Loading …"))]
+        elements += [PromptButton("Next hard view", self._next_hard_view, lambda: self._say("Looking …")), self._said]
         for number, element in enumerate(elements):  # the viewer finds public attributes, in the order of their names
             setattr(self, f"element_{number:02d}", element)
         self.show({})
@@ -125,6 +136,11 @@ class Panel(nn.Module):
         """Whether there is a viewer."""
         return hasattr(self.control, "viewer")
 
+    def wait(self) -> None:
+        """Say that a student's training is prepared; until it begins there is nothing to see."""
+        self.show({"Stage": "getting ready: the teacher is loaded and asked for its first answers"})
+        self.control.wait()
+
     def wanted(self) -> set[str]:
         """The outputs that somebody looks at."""
         panel = self.control.viewer.control_panel
@@ -136,13 +152,15 @@ class Panel(nn.Module):
 
         return ViewerCheckbox(f"Hard {level}", getattr(levels, level), cb_hook=switch)
 
+    def _say(self, text: str) -> None:
+        self._said.value = text
+
     def _load_teacher(self, button: ViewerButton) -> None:
         del button
         place = self._place.value.strip()
         try:
             if not place:
                 raise InputError("Type in where the teacher's run lies.")
-            self._said.value = "Loading …"
             self._load(Path(place))
         except Exception as error:  # a thread of the viewer: nobody else would say what went wrong
             self._said.value = f"**Not loaded:** {_words(error)}"
@@ -164,7 +182,7 @@ class Panel(nn.Module):
             view, psnr = self._round.pop(0)
             self._uncover(view)
             self._said.value = f"Training view {view}: {psnr:.1f} dB against the teacher."
-            wxyz, position = _viser_pose(self._cameras(), view)
+            wxyz, position = viser_pose(self._cameras(), view)
             for client in self.control.server.get_clients().values():
                 with client.atomic():
                     client.camera.wxyz, client.camera.position = wxyz, position
@@ -202,7 +220,7 @@ class Panel(nn.Module):
             frustum.remove()
         self._frustums.clear()
         for view, _ in self._round:
-            wxyz, position = _viser_pose(cameras, view)
+            wxyz, position = viser_pose(cameras, view)
             self._frustums[view] = self.control.server.scene.add_camera_frustum(
                 name=f"/hard_views/{view}",
                 fov=2 * math.atan(float(cameras.cy[view] / cameras.fy[view])),
@@ -212,13 +230,6 @@ class Panel(nn.Module):
                 wxyz=wxyz,
                 position=position,
             )
-
-
-def _viser_pose(cameras: Cameras, view: int) -> tuple[Any, Any]:
-    """Orientation and position of a camera as the viewer has them: it looks along +z and its world is larger."""
-    pose = cameras.camera_to_worlds[view].cpu().numpy()
-    turned = vtf.SO3.from_matrix(pose[:3, :3]) @ vtf.SO3.from_x_radians(math.pi)
-    return turned.wxyz, pose[:3, 3] * VISER_NERFSTUDIO_SCALE_RATIO
 
 
 def _words(error: Exception) -> str:

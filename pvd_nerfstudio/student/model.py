@@ -1,7 +1,7 @@
 """The student: an ordinary nerfstudio model that marches through an occupancy grid and needs nothing but itself."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, rende
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.rendering.termination import answer_in_sight
+from pvd_nerfstudio.rendering.turns import Turns, portions
 from pvd_nerfstudio.student.average import Averaged
 from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.growth import Moment, grow
@@ -171,6 +172,8 @@ class StudentModel(Averaged):
     """A field and the occupancy grid that its samples come from."""
 
     config: StudentModelConfig
+    turns: Turns | None = None
+    """Whom images take turns with; set while there is a viewer."""
     beside: Callable[[Cameras, Tensor], dict[str, Tensor]] | None = None
     """Gives further images from a camera, beside the student's own; set while a teacher is at hand."""
     all_alike = False
@@ -316,6 +319,29 @@ class StudentModel(Averaged):
             farthest = outputs[name][hit].amax() if hit.any() else outputs[name].amin()
             outputs[name] = torch.where(hit, outputs[name], farthest)
         return outputs if self.beside is None else outputs | self.beside(camera, outputs["rgb"])
+
+    @torch.no_grad()
+    def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
+        """Images of rays `[height, width]`, each `[height, width, channels]`, on the device of the rays."""
+        rays, device = camera_ray_bundle.flatten(), camera_ray_bundle.origins.device
+        parts = [self.forward(rays[part].to(self.device)) for part in self.portions(len(rays))]
+        shape = (*camera_ray_bundle.shape, -1)
+        return {name: torch.cat([part[name].to(device) for part in parts]).view(shape) for name in parts[0]}
+
+    def portions(self, total: int) -> Iterator[slice]:
+        """The rays of an image, as many at a time as memory likes; where there is a viewer, others have their turn
+        between two portions: an image in the midst of training shows the weights of several steps."""
+        most = self.config.eval_num_rays_per_chunk
+        if self.turns is None:
+            return (slice(begin, begin + most) for begin in range(0, total, most))
+        return portions(total, most, self._give_way)
+
+    def _give_way(self) -> None:
+        assert self.turns is not None
+        background, renderers.BACKGROUND_COLOR_OVERRIDE = renderers.BACKGROUND_COLOR_OVERRIDE, None
+        if self.turns.give_way():
+            self.eval()
+        renderers.BACKGROUND_COLOR_OVERRIDE = background
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
         """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour
