@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from pvd_nerfstudio.data.images import read_image, read_mask
 from pvd_nerfstudio.data.poses import without_lost_pose
-from pvd_nerfstudio.data.reviewed import check_outputs
+from pvd_nerfstudio.data.reviewed import check_outputs, in_single_precision
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import is_file, plain
 
@@ -32,6 +32,7 @@ class DistillationDataset(InputDataset):
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
         dataparser_outputs = without_lost_pose(dataparser_outputs)
         check_outputs(dataparser_outputs)
+        in_single_precision(dataparser_outputs.cameras)
         super().__init__(dataparser_outputs, scale_factor)
         if not any(self.has_image):
             self._dataparser_outputs = replace(dataparser_outputs, mask_filenames=None)

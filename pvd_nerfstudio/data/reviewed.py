@@ -133,6 +133,12 @@ def _slashed(value: Any) -> Any:
     return value.replace("\\", "/") if isinstance(value, str) else value
 
 
+def in_single_precision(cameras: Cameras) -> None:
+    """Dataparsers give some numbers in double precision, which not all of nerfstudio's camera paths can take."""
+    for name in ("camera_to_worlds", "fx", "fy", "cx", "cy"):
+        setattr(cameras, name, getattr(cameras, name).float())
+
+
 def check_outputs(outputs: DataparserOutputs) -> None:
     """Refuse a data set that no camera took.
 

@@ -1,7 +1,6 @@
 """A teacher beside its student: its renderings, the difference, and where that is largest."""
 
 import copy
-from collections.abc import Collection
 
 import torch
 from jaxtyping import Float
@@ -45,16 +44,6 @@ class Comparison:
         flat = rays.flatten()
         pixels = [self.through_shared_samples(flat[part]) for part in self._student.portions(len(flat))]
         return torch.cat(pixels).view(*rays.shape, 3)
-
-    def outputs(
-        self, camera: Cameras, rgb: Float[Tensor, "height width 3"], wanted: Collection[str]
-    ) -> dict[str, Tensor]:
-        """The teacher's rendering and the difference, each `[height, width, 3]`; black where neither is wanted."""
-        if TEACHER not in wanted and DIFFERENCE not in wanted:
-            nothing = torch.zeros_like(rgb)
-            return {TEACHER: nothing, DIFFERENCE: nothing}
-        image = self.render(camera).to(rgb)
-        return {TEACHER: image, DIFFERENCE: difference(rgb, image)}
 
     @torch.no_grad()
     def errors(self, cameras: Cameras) -> Float[Tensor, "views"]:

@@ -13,7 +13,8 @@ from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import is_file, say
-from pvd_nerfstudio.pipeline.comparison import Comparison
+from pvd_nerfstudio.pipeline.comparison import DIFFERENCE, TEACHER, Comparison, difference
+from pvd_nerfstudio.pipeline.images import Images
 from pvd_nerfstudio.pipeline.panel import TITLE, Panel
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.check import check_frame
@@ -56,6 +57,7 @@ class StudentPipeline(VanillaPipeline):
         teacher = self.config.teacher
         panel = Panel(self.student, lambda: self.comparison, self.load_teacher, self._cameras, teacher, levels)
         setattr(self, TITLE, panel)
+        self.student.beside = self._beside
 
     def _cameras(self) -> Cameras:
         return self.datamanager.train_dataset.cameras
@@ -94,12 +96,34 @@ class StudentPipeline(VanillaPipeline):
         """Show a teacher's renderings beside the student's, in the viewer and in evaluation."""
         self.comparison = Comparison(teacher, self.student)
         self.datamanager.compare_with(self.comparison.render)
-        self.student.beside = self._beside
 
-    def _beside(self, camera: Cameras, rgb: Tensor) -> dict[str, Tensor]:
-        """The teacher's renderings for the viewer, and for it alone: `ns-eval` takes the time of the student."""
+    def _beside(self, camera: Cameras, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Normals and the teacher's images, for those who ask for them; all of their names for the viewer."""
+        on_request = {"normals": lambda: self.student.normal_image(camera, outputs)}
+        if self.comparison is not None or not self.panel.is_shown:
+            on_request[TEACHER] = lambda: self._with_teacher().render(camera).to(outputs["rgb"])
+            on_request[DIFFERENCE] = lambda: difference(outputs["rgb"], images[TEACHER])
+        images = Images(outputs, on_request)
+        return images.all_of(self.panel.wanted()) if self.panel.is_shown else images
+
+    def _with_teacher(self) -> Comparison:
+        """What renders the teacher; it is loaded now where it is not at hand."""
+        if self.comparison is None:
+            self.load_teacher(self._asked_teacher(os.environ.get(TEACHER_IN_EVALUATION) or "1"))
         assert self.comparison is not None
-        return self.comparison.outputs(camera, rgb, self.panel.wanted()) if self.panel.is_shown else {}
+        return self.comparison
+
+    def _asked_teacher(self, asked: str) -> Path:
+        """The place of the teacher that was asked for.
+
+        Raises:
+            InputError: it is the training's, and nobody knows which that was.
+        """
+        if asked == "1" and self.config.teacher is None:
+            raise InputError(
+                f"This student does not say which teacher it was made from; name it: {TEACHER_IN_EVALUATION}=PATH."
+            )
+        return self.config.teacher if asked == "1" else Path(asked)
 
     def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """nerfstudio's, for `ns-eval`: the student's own, and against the teacher where that was asked for.
@@ -119,12 +143,8 @@ class StudentPipeline(VanillaPipeline):
     def _have_teacher_in_evaluation(self) -> None:
         """It is loaded where it was asked for, and where nothing else is left to compare with."""
         own, asked = self.config.teacher, os.environ.get(TEACHER_IN_EVALUATION, "")
-        if asked == "1" and own is None:
-            raise InputError(
-                f"This student does not say which teacher it was made from; name it: {TEACHER_IN_EVALUATION}=PATH."
-            )
         if asked:
-            self.load_teacher(own if asked == "1" else Path(asked))
+            self.load_teacher(self._asked_teacher(asked))
         elif not self.datamanager.has_eval_images and own is not None and is_file(own):
             try:
                 self.load_teacher(own)

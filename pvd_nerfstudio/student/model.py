@@ -25,6 +25,7 @@ from pvd_nerfstudio.input.bounded import Bounded
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, render_weights
+from pvd_nerfstudio.rendering.normals import normals_of
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.rendering.termination import answer_in_sight
@@ -174,8 +175,8 @@ class StudentModel(Averaged):
     config: StudentModelConfig
     turns: Turns | None = None
     """Whom images take turns with; set while there is a viewer."""
-    beside: Callable[[Cameras, Tensor], dict[str, Tensor]] | None = None
-    """Gives further images from a camera, beside the student's own; set while a teacher is at hand."""
+    beside: Callable[[Cameras, dict[str, Tensor]], dict[str, Tensor]] | None = None
+    """Adds further images from a camera to the student's own."""
     all_alike = False
     """Whether all parameters are one group, as in runs of the first release."""
 
@@ -272,11 +273,13 @@ class StudentModel(Averaged):
     def forward(self, ray_bundle: RayBundle | RaySamples, color: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
         """Render rays; or answer at points, given as `RaySamples`, with their colour or without.
 
-        Both go through forward, so that several processes (DDP) see every use of the weights.
+        Both go through forward, so that several processes (DDP) see every use of the weights. In evaluation there are
+        `normals` too, for nerfstudio's exporters, which come here; images take the way around.
         """
         if isinstance(ray_bundle, RaySamples):
             return self.get_point_outputs(ray_bundle, color)
-        return self.get_outputs(ray_bundle)
+        outputs = self.get_outputs(ray_bundle)
+        return outputs if self.training else outputs | {"normals": self.normals(ray_bundle, outputs["depth"])}
 
     def get_point_outputs(self, points: RaySamples, color: bool = True) -> dict[str, Tensor]:
         """Log-density `[points, 1]`, feature `[points, channels]` and, if asked for, colour `[points, 3]` at points."""
@@ -311,20 +314,41 @@ class StudentModel(Averaged):
             return PackedSamples(torch.zeros_like(near[:1, 0], dtype=torch.long), near[:1], near[:1])
         return samples
 
+    def normals(self, rays: RayBundle, depth: Float[Tensor, "rays 1"]) -> Float[Tensor, "rays 3"]:
+        """Normals of what rays meet at a depth, in [0, 1] as nerfstudio has them: 0.5 is 0."""
+        surface = rays.origins + depth * rays.directions
+        reach = 2 * self.spacing.length(depth)
+        parts = [
+            normals_of(lambda asked: self.field.shallow(asked)[0], some, far)
+            for some, far in zip(surface.split(POINTS_AT_ONCE // 6), reach.split(POINTS_AT_ONCE // 6))
+        ]
+        return (torch.cat(parts) + 1) / 2
+
+    def normal_image(self, camera: Cameras, outputs: dict[str, Tensor]) -> Float[Tensor, "height width 3"]:
+        """Normals of what a camera sees, in [0, 1]; grey where that is nothing.
+
+        Args:
+            camera: whose images were made.
+            outputs: those images.
+        """
+        rays, shape = camera.generate_rays(camera_indices=0, keep_shape=True).flatten(), outputs["depth"].shape[:2]
+        normals = self.normals(rays.to(self.device), outputs["depth"].view(-1, 1).to(self.device)).to(outputs["rgb"])
+        return torch.where(outputs["accumulation"] > NOTHING, normals.view(*shape, 3), 0.5)
+
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
-        """Images from a camera, each `[height, width, channels]`; with the teacher's while it is at hand."""
+        """Images from a camera, each `[height, width, channels]`; with what the pipeline has beside them."""
         outputs = super().get_outputs_for_camera(camera, obb_box)
         hit = outputs["accumulation"] > NOTHING
         for name in ("depth", "expected_depth"):  # at the far plane, what meets nothing would stretch the colour map
             farthest = outputs[name][hit].amax() if hit.any() else outputs[name].amin()
             outputs[name] = torch.where(hit, outputs[name], farthest)
-        return outputs if self.beside is None else outputs | self.beside(camera, outputs["rgb"])
+        return outputs if self.beside is None else self.beside(camera, outputs)
 
     @torch.no_grad()
     def get_outputs_for_camera_ray_bundle(self, camera_ray_bundle: RayBundle) -> dict[str, Tensor]:
         """Images of rays `[height, width]`, each `[height, width, channels]`, on the device of the rays."""
         rays, device = camera_ray_bundle.flatten(), camera_ray_bundle.origins.device
-        parts = [self.forward(rays[part].to(self.device)) for part in self.portions(len(rays))]
+        parts = [self.get_outputs(rays[part].to(self.device)) for part in self.portions(len(rays))]
         shape = (*camera_ray_bundle.shape, -1)
         return {name: torch.cat([part[name].to(device) for part in parts]).view(shape) for name in parts[0]}
 
