@@ -1,0 +1,1 @@
+"""`pvd export`: a student for programs that know nothing of nerfstudio."""
