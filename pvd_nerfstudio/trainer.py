@@ -3,7 +3,7 @@
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,10 @@ class PVDTrainer(Trainer):
         if self.pipeline.panel.is_shown:
             self.pipeline.panel.control.open()
         self._has_begun = True
+
+    def on_step(self, told: Callable[[int], None]) -> None:
+        """Have something called with the number of each step that is done; after `setup`."""
+        self.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], told))
 
     def setup_optimizers(self) -> Optimizers:
         """nerfstudio's, to which the hand-over may add."""

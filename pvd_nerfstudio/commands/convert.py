@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import tyro
 from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
-from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -86,7 +85,7 @@ class Convert:
         if self.convert() is None:
             say("A dry run ends here; without --dry-run it would be trained now.")
         else:
-            say(f"All of it took {_minutes(time.perf_counter() - began)}.")
+            say(f"All of it took {minutes_in_words(time.perf_counter() - began)}.")
 
     def convert(self) -> PVDTrainer | None:
         """Choose, say what was chosen, train.
@@ -103,17 +102,17 @@ class Convert:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         minutes = self.minutes or (MINUTES if device == "cpu" and self.steps is None else None)
         seconds = None if minutes is None else 60 * minutes
-        with _bar(transient=True) as progress, in_silence():
+        with bar(transient=True) as progress, in_silence():
             progress.add_task("Timing some steps", total=None)
             sizes, why = self._sizes(seconds, device)
-            trial = try_out(self._config(sizes, TRIAL_STEPS))
+            trial = try_out(self.config(sizes, TRIAL_STEPS))
             if self.steps is not None:
                 steps = self.steps
             elif seconds is None:
-                steps = self._config(sizes, None).max_num_iterations
+                steps = self.config(sizes, None).max_num_iterations
             else:
                 steps = trial.steps_within((1 - SPARE) * seconds - (time.perf_counter() - began))
-        config = self._config(sizes, steps)
+        config = self.config(sizes, steps)
         self._say_plan(config, trial, why, minutes)
         if steps < FEW:
             say(f"{steps:,} steps are too few for a good student: give it more --minutes.", "yellow")
@@ -134,7 +133,7 @@ class Convert:
     def _sizes(self, seconds: float | None, device: str) -> tuple[list[str], str]:
         """The student's size as options, and why that."""
         if self.target_mb is not None:
-            grid = self._config([], 1).pipeline.model.grid_resolution
+            grid = self.config([], 1).pipeline.model.grid_resolution
             return sizes_within(self.to, self.target_mb, grid), f"the largest within {self.target_mb:g} MB"
         if self.size is not None:
             return sizes_of(self.to, self.size), "as asked for"
@@ -144,7 +143,7 @@ class Convert:
         why = "the papers'" if size == "paper" else "the largest that gets enough steps in this time here"
         return sizes_of(self.to, size), f"{size}: {why}"
 
-    def _config(self, sizes: list[str], steps: int | None) -> PVDTrainerConfig:
+    def config(self, sizes: list[str], steps: int | None) -> PVDTrainerConfig:
         """What `ns-train pvd-distill` makes of the options."""
         words = ["pvd-distill", "--teacher-checkpoint", str(self.teacher), "--student", self.to, *sizes]
         words += ["--output-dir", str(self.output_dir), "--vis", "viewer+tensorboard" if self.viewer else "tensorboard"]
@@ -166,11 +165,11 @@ class Convert:
         table = Table("", "chosen", "because", title=f"{plain(self.teacher)} to {self.to}")
         for name, text in shown.items():
             table.add_row(name, text, why)
-        reason = "the usual" if minutes is None else f"what fits into {_minutes(60 * minutes)}"
+        reason = "the usual" if minutes is None else f"what fits into {minutes_in_words(60 * minutes)}"
         reason = "as asked for" if self.steps else reason
         table.add_row("steps", f"{steps:,}", f"{reason}: {trial.start:.0f} s to the first, {trial.step:.3g} s each")
         table.add_row(
-            "time", _minutes(trial.seconds(steps)), f"and {trial.chunk:.2g} s for each question to the teacher"
+            "time", minutes_in_words(trial.seconds(steps)), f"and {trial.chunk:.2g} s for each question to the teacher"
         )
         table.add_row("memory", f"{trial.memory / 1e9:.1f} GB", "taken by the first steps")
         megabytes = megabytes_of(list(chosen.values()), model.grid_resolution)
@@ -190,9 +189,8 @@ class Convert:
             seconds: that it is expected to take.
         """
         config.set_timestamp()
-        for seed in (random.seed, np.random.seed, torch.manual_seed):
-            seed(config.machine.seed)
-        with _bar(console=CONSOLE) as progress:
+        seed_all(config.machine.seed)
+        with bar(console=CONSOLE) as progress:
             task = progress.add_task("Loading", total=seconds)
             began = time.perf_counter()
             trainer = config.setup(local_rank=0, world_size=1)
@@ -216,7 +214,7 @@ class Convert:
                     completed=start + training * done / config.max_num_iterations,
                 )
 
-            trainer.callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], tick))
+            trainer.on_step(tick)
             trainer.train()
         return trainer
 
@@ -226,13 +224,20 @@ def _telling(kind: type) -> set[str]:
     return {name for sizes in (*kind.sizes.values(), *kind.ladder) for name in sizes}  # type: ignore[attr-defined]
 
 
-def _bar(console: Console | None = None, transient: bool = False) -> Progress:
-    """A console of its own goes on where ours is silenced."""
+def bar(console: Console | None = None, transient: bool = False) -> Progress:
+    """How far something is; a console of its own goes on where ours is silenced."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     return Progress(*columns, console=console or Console(file=sys.stdout), transient=transient)
 
 
-def _minutes(seconds: float) -> str:
+def seed_all(seed: int) -> None:
+    """Seed what anybody might draw from, as `ns-train` does."""
+    for one in (random.seed, np.random.seed, torch.manual_seed):
+        one(seed)
+
+
+def minutes_in_words(seconds: float) -> str:
+    """A time, to three digits."""
     return f"{seconds / 60:.3g} minutes" if seconds > 90 else f"{seconds:.0f} seconds"  # noqa: PLR2004
 
 

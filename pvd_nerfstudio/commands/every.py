@@ -10,12 +10,14 @@ from pvd_nerfstudio.commands.demo import Demo
 from pvd_nerfstudio.commands.export.command import Export
 from pvd_nerfstudio.commands.report.command import Report
 from pvd_nerfstudio.commands.strip import Strip
+from pvd_nerfstudio.commands.sweep import Sweep
 from pvd_nerfstudio.commands.views import Views
 from pvd_nerfstudio.errors import run_command
 from pvd_nerfstudio.input.renamed import current_options
 
 Command = (
     Annotated[Convert, tyro.conf.subcommand("convert")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Views, tyro.conf.subcommand("views")]

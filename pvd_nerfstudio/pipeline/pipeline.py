@@ -77,7 +77,7 @@ class DistillationPipeline(StudentPipeline):
         """
         if self._step is None:
             self._started = time.perf_counter()
-            self._teacher = load_teacher(self.config, self.device)
+            self._teacher = self._find_teacher()
             if self._teacher is not None:
                 self._place_orbit(self._teacher)
             self.datamanager.say_what_is_missing()
@@ -117,11 +117,17 @@ class DistillationPipeline(StudentPipeline):
         self._learn_projection()
         self.panel.show_levels()
         if self._first_step == 0:
-            equip(teacher, student, data, config, grow=lambda: self._grow(0))
+            self._equip(teacher)
         compare_renderings(teacher, student, data)
         self.compare_with(teacher)
         if not data.has_eval_images and len(data.eval_dataset):
             say("The evaluation images are missing: evaluation is against the teacher.", "yellow")
+
+    def _find_teacher(self) -> FrozenTeacher | None:
+        return load_teacher(self.config, self.device)
+
+    def _equip(self, teacher: FrozenTeacher) -> None:
+        equip(teacher, self.student, self.datamanager, self.config, grow=lambda: self._grow(0))
 
     def _place_orbit(self, teacher: FrozenTeacher) -> None:
         """Where views stand in for a data set, put them around what the teacher shows."""

@@ -17,6 +17,7 @@ from pvd_nerfstudio.commands.report.command import find_conversion, load_student
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import above, at_least, check_ranges
 from pvd_nerfstudio.input.text import is_file, say
+from pvd_nerfstudio.input.whole import write_whole
 from pvd_nerfstudio.pipeline.handover import point_answers
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.model import PointAnswers
@@ -105,23 +106,3 @@ class Export:
         answers = point_answers(teacher, pipeline.student)
         say(f"The mesh has the {'student' if answers is None else 'teacher'}'s colours.")
         return answers or pipeline.student.answer
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside a file and only then take its place: what is interrupted leaves nothing behind.
-
-    Args:
-        path: the file.
-        write: writes to the path that it is given, of the same ending.
-
-    Raises:
-        InputError: the disk is full, or the folder cannot be written to.
-    """
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        write(unfinished)
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
-    finally:
-        unfinished.unlink(missing_ok=True)

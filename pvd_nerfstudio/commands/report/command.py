@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from pvd_nerfstudio.commands.report.curves import read_curves, stage_starts
 from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_figure
 from pvd_nerfstudio.commands.report.measure import Measured, measure
-from pvd_nerfstudio.commands.report.page import page
+from pvd_nerfstudio.commands.report.page import inline, page
 from pvd_nerfstudio.data.reviewed import review
 from pvd_nerfstudio.errors import InputError, run_command
 from pvd_nerfstudio.input.bounded import most_numbers
@@ -66,7 +66,9 @@ class Report:
             has_stages = pipeline.comparison is None or pipeline.comparison.teacher.has_density
             stages = stage_starts(config.pipeline.distillation, config.pipeline.steps) if has_stages else {}
             figures["curves"] = curves_figure(report["curves"], stages)
-        self.output.write_text(page({**report, **tables(report)}, figures), "utf8")
+        images = {name: inline(figure) for name, figure in figures.items()}
+        told = {**report, **tables(report)}
+        self.output.write_text(page("page.html", report["title"], report["made"], report=told, figures=images), "utf8")
         self._json.write_text(json.dumps(report, indent=2), "utf8")
         say(f"{self.output} and {self._json}")
 
@@ -214,17 +216,22 @@ def make_report(
             },
         )
         title = f"{teacher.run.config.method_name} to {title}"
-    device = torch.cuda.get_device_name() if student.device.type == "cuda" else "CPU"
-    versions = ", ".join(f"{name} {version(name)}" for name in ("pvd-nerfstudio", "nerfstudio", "torch"))
     return {
         "title": title,
-        "made": f"{time.strftime('%Y-%m-%d %H:%M')}, {device}; {versions}. Run: {run.config_path.parent}",
+        "made": f"{made_with(student.device)}. Run: {run.config_path.parent}",
         "models": models,
         "notes": [*notes, *_notes(pipeline, measured)],
         "views": [{"view": view, **metrics} for view, metrics in zip(measured.views, measured.metrics)],
         "config": run.config_path.read_text("utf8"),
         "commands": commands,
     }
+
+
+def made_with(device: torch.device) -> str:
+    """When, on what and with which versions something is measured."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    versions = ", ".join(f"{package} {version(package)}" for package in ("pvd-nerfstudio", "nerfstudio", "torch"))
+    return f"{time.strftime('%Y-%m-%d %H:%M')}, {name}; {versions}"
 
 
 def _notes(pipeline: StudentPipeline, measured: Measured) -> list[str]:

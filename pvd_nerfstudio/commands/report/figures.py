@@ -107,6 +107,32 @@ def curves_figure(curves: dict[str, Curve], stages: dict[str, float]) -> "Figure
     return figure
 
 
+def sweep_figure(points: dict[str, tuple[float, float, float]], axis: str, teacher: float | None) -> "Figure":
+    """Quality of students over their size and over their speed, each a dot with its name.
+
+    Args:
+        points: names; PSNR, megabytes and rays per second of each.
+        axis: what the PSNR is against.
+        teacher: its own PSNR, a line; None where that is not what is drawn.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(8.6, 3.8), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for one, column, label in zip(axes, (1, 2), ("MB", "rays per second")):
+        for name, values in points.items():
+            one.plot(values[column], values[0], "o", color="C0")
+            one.annotate(name, (values[column], values[0]), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        if teacher is not None:
+            one.axhline(teacher, color="0.5", linestyle="--", linewidth=0.8, label="the teacher")
+            one.legend(fontsize=8)
+        one.set(xlabel=label, xscale="log")
+        one.margins(0.18)
+        one.grid(alpha=0.25, which="both")
+    axes[0].set_ylabel(f"PSNR against {axis} (dB)")
+    return figure
+
+
 def cameras_figure(groups: dict[str, Tensor], aabb: Tensor) -> "Figure":
     """Cameras from above and from two sides, a dot where each stands and a line where it looks.
 

@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing outside itself."""
+"""Pages: HTML files that need nothing outside themselves."""
 
 import base64
 from io import BytesIO
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def page(report: dict[str, Any], figures: dict[str, "Figure"]) -> str:
-    """The report as HTML.
+def page(template: str, title: str, made: str, **values: Any) -> str:
+    """HTML of a template of this folder.
 
     Args:
-        report: what report.json holds.
-        figures: by the names that the template has for them.
+        template: its name.
+        title: of the page.
+        made: when and with what.
+        values: what else the template asks for.
     """
     loader = PackageLoader("pvd_nerfstudio.commands.report", ".")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True)
-    return environment.get_template("page.html").render(
-        report=report, figures={name: inline(figure) for name, figure in figures.items()}
-    )
+    return environment.get_template(template).render(title=title, made=made, **values)
 
 
 def inline(figure: "Figure") -> str:

@@ -1,0 +1,76 @@
+"""Conversions of one teacher, one after another, that ask it once: the grid and the bank's chunks are the same."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Generator
+
+from pvd_nerfstudio.distillation.bank import BankChunk
+from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.pipeline import DistillationPipeline
+from pvd_nerfstudio.pipeline.bank_source import ChunkSource
+from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+
+
+@dataclass
+class Shared:
+    """What the first conversion has found out, for the others."""
+
+    teacher: FrozenTeacher | None = None
+    digest: str = ""
+    scale: float = 1.0
+    bend: float | None = None
+    cells: torch.Tensor | None = None
+    """Those of the occupancy grid; None before it is filled."""
+    chunks: dict[tuple[int, ...], BankChunk] = field(default_factory=dict)
+    """The bank's, by their number, their sizes and whether they hold features."""
+
+
+class SharedSource:
+    """A source that makes each chunk once; active learning, which gives each student others, must be off."""
+
+    def __init__(self, source: ChunkSource, shared: Shared, method: DistillationConfig) -> None:
+        self._source, self._shared = source, shared
+        self._kind = (method.rays_per_chunk, method.points_per_chunk, int(method.feature_weight > 0))
+
+    def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
+        chunks, key = self._shared.chunks, (number, *self._kind)
+        if key not in chunks:
+            chunks[key] = self._source(number, slot, generator)
+        return chunks[key]
+
+
+class SharingPipeline(DistillationPipeline):
+    """A distillation like any other; the config.yml of its run says that it is one, so that it can be gone on with."""
+
+    def __init__(self, shared: Shared, config: DistillationPipelineConfig, *args: Any, **kwargs: Any) -> None:
+        assert not config.active.on
+        super().__init__(config, *args, **kwargs)
+        self._shared = shared
+        config._target = DistillationPipeline
+
+    def _find_teacher(self) -> FrozenTeacher | None:
+        shared = self._shared
+        if shared.teacher is None:
+            shared.teacher, shared.digest = super()._find_teacher(), self.config.teacher_digest
+        self.config.teacher_digest = shared.digest
+        return shared.teacher
+
+    def _equip(self, teacher: FrozenTeacher) -> None:
+        shared, student = self._shared, self.student
+        if shared.cells is None:
+            super()._equip(teacher)
+            shared.cells = student.grid.occupied.clone()
+            shared.scale, shared.bend = student.config.scale or 1.0, student.config.disparity_from
+            return
+        student.config.scale, student.config.disparity_from = shared.scale, shared.bend
+        student.fit()
+        student.grid.occupy(shared.cells)
+        self._grow(0)
+        if self.config.inherit_color_head:
+            student.inherit_color_head(teacher.color_head())
+
+    def _source(self) -> Any:
+        return SharedSource(super()._source(), self._shared, self.config.distillation)
