@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.data.taken_over import with_options_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import most_numbers
+from pvd_nerfstudio.input.help import hide, tell_defaults
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, check_ranges
 from pvd_nerfstudio.input.shown import command
 from pvd_nerfstudio.input.text import file_name, is_file, say
 from pvd_nerfstudio.pipeline import DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
+from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.memory import check_fits
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
@@ -35,6 +38,10 @@ from pvd_nerfstudio.teacher.checkpoint import (
 )
 from pvd_nerfstudio.teacher.frozen import saved_scene_box
 from pvd_nerfstudio.training.optimizers import (
+    AdamWOptimizerConfig,
+    CosineSchedulerConfig,
+    MuonOptimizerConfig,
+    RootSchedulerConfig,
     check_optimizers,
 )
 
@@ -59,7 +66,17 @@ def _trainer() -> type:
 
 
 @dataclass
-class PVDTrainerConfig(TrainerConfig):
+class Conversion:
+    """What a conversion is of and to: the first two options in the help."""
+
+    teacher_checkpoint: Path | None = None
+    """The run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
+    student: StudentName = "mlp"
+    """Architecture to convert to."""
+
+
+@dataclass
+class PVDTrainerConfig(TrainerConfig, Conversion):
     """Options of `ns-train pvd-distill`; what is left out is taken from the teacher's run."""
 
     ranges = {
@@ -85,12 +102,8 @@ class PVDTrainerConfig(TrainerConfig):
     }
 
     _target: type = field(default_factory=_trainer)
-    teacher_checkpoint: Path | None = None
-    """The run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
-    student: StudentName = "mlp"
-    """Architecture to convert to."""
     max_num_iterations: int = 0
-    """Steps of the whole run, a resumed one's earlier part included; 0: what suits the student."""
+    """Steps of the whole run, a resumed one's earlier part included."""
     keep_optimizer: bool = False
     """Whether the last checkpoint of a finished run holds the optimisers' state, which is once or twice as large as the
     student; without it, going on with a finished run starts them afresh."""
@@ -282,3 +295,21 @@ class PVDTrainerConfig(TrainerConfig):
 
     def save_config(self) -> None:
         """Nothing yet: the trainer writes config.yml once teacher and data have passed their checks."""
+
+
+def _by_student(what: Callable[[FieldConfig], float]) -> Callable[[str], str]:
+    """A default that the student decides, for all of ours."""
+    values: dict[str, list[str]] = {}
+    for name, config in BUILT_IN.items():
+        values.setdefault(f"{what(config()):,.6g}", []).append(name)
+    words = "; ".join(f"{', '.join(names)}: {value}" for value, names in values.items())
+    return lambda default: words if float(default) == 0 else default
+
+
+tell_defaults(PVDTrainerConfig, {"max_num_iterations": _by_student(lambda config: config.iterations)})
+hide(PVDTrainerConfig, "prompt")
+hide(DistillationPipelineConfig, "teacher", "steps", "seed")
+tell_defaults(AdamWOptimizerConfig, {"lr": _by_student(lambda config: config.learning_rate)})
+tell_defaults(MuonOptimizerConfig, {"lr": _by_student(lambda config: config.matrix_learning_rate)})
+for scheduler in (RootSchedulerConfig, CosineSchedulerConfig):
+    tell_defaults(scheduler, {"max_steps": "--max-num-iterations"})

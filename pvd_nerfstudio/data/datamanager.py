@@ -24,6 +24,7 @@ from pvd_nerfstudio.data.poses import Found, find
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.data.reviewed import is_reviewed, reading
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.help import hide
 from pvd_nerfstudio.input.ranges import COUNT, SHARE, above, at_least
 from pvd_nerfstudio.input.renamed import Renamed
 from pvd_nerfstudio.input.text import plain, say
@@ -82,6 +83,20 @@ class DistillationDataManagerConfig(Renamed, VanillaDataManagerConfig):
     pseudo_views_per_chunk: int = 96
     """Pseudo views in each chunk of the bank."""
 
+
+hide(
+    DistillationDataManagerConfig,  # training reads the bank, and these are about batches of pixels
+    "pixel_sampler",
+    "patch_size",
+    "masks_on_gpu",
+    "images_on_gpu",
+    "train_num_rays_per_batch",
+    "train_num_images_to_sample_from",
+    "train_num_times_to_repeat_images",
+    "eval_num_images_to_sample_from",
+    "eval_num_times_to_repeat_images",
+    "eval_image_indices",
+)
 
 SHOWN = 3
 """Names of missing images that are said."""

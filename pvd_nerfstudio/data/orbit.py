@@ -10,6 +10,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 
 from pvd_nerfstudio.data.views import sphere
+from pvd_nerfstudio.input.help import tell_defaults
 from pvd_nerfstudio.input.ranges import ANY, at_least, between, inside
 
 Box = tuple[float, float, float, float, float, float]
@@ -33,8 +34,8 @@ class OrbitDataParserConfig(DataParserConfig):
 
     _target: type = field(default_factory=lambda: OrbitDataParser)
     radius: float = 0.0
-    """Distance of the cameras from the middle of the region; 0: between the teacher's near and far planes, without
-    a near plane the diagonal of the region, and 1 in a room or a street."""
+    """Distance of the cameras from the middle of the region; left out: between the teacher's near and far planes,
+    without a near plane the diagonal of the region, and 1 in a room or a street."""
     views: int = 100
     """Number of training views; evaluation has a tenth."""
     size: int = 200
@@ -67,6 +68,9 @@ class OrbitDataParserConfig(DataParserConfig):
     def words(self) -> str:
         """Which views these are."""
         return f"{self.views} pseudo views, at a distance of {self.distance:.2g} around what the teacher shows,"
+
+
+tell_defaults(OrbitDataParserConfig, {"radius": lambda default: "by the region" if default == "0.0" else default})
 
 
 class OrbitDataParser(DataParser):

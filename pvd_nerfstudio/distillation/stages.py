@@ -11,6 +11,7 @@ from typing import Any, Literal
 import tyro
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.help import tell_defaults
 from pvd_nerfstudio.input.ranges import at_least, between
 from pvd_nerfstudio.input.renamed import Renamed
 
@@ -99,9 +100,9 @@ class DistillationConfig(Renamed):
     norm: Literal["preset", "mean", "frobenius"] = "preset"
     """How a difference becomes a loss: mean of squares, or the root of their sum (the papers')."""
     points_per_step: int = -1
-    """Points that a step draws from the bank; -1: what the student prefers, or the preset's."""
+    """Points that a step draws from the bank."""
     rays_per_step: int = -1
-    """Rays that a step draws from the bank; -1: what the student prefers, or the preset's."""
+    """Rays that a step draws from the bank."""
     whole_rays: float = -1
     """Share of those rays that are sampled over their whole length, not only where the teacher shows something."""
     rays_per_chunk: int = -1
@@ -117,7 +118,7 @@ class DistillationConfig(Renamed):
     first_chunks: int = -1
     """Chunks that come fast, for few of them are soon learned by heart."""
     refresh_every: int = -1
-    """Steps between two new chunks from then on; -1: what the student prefers, or the preset's."""
+    """Steps between two new chunks from then on."""
     empty_share: float = -1
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
     training_images: bool = False
@@ -235,3 +236,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "empty_share": 1.0,
     },
 }
+BY_STUDENT = ("points_per_step", "rays_per_step", "refresh_every")
+"""Numbers for which some students prefer others than the preset's."""
+
+
+def _told(name: str) -> str:
+    values = (preset[name] for preset in PRESETS.values())
+    ours, theirs = (f"{value:.3g}" if isinstance(value, float) else value for value in values)
+    return f"{ours}{' or what suits the student' if name in BY_STUDENT else ''}; pvd: {theirs}"
+
+
+tell_defaults(DistillationConfig, {name: _told(name) for name in PRESETS["bank"]})

@@ -1,5 +1,6 @@
 """The student: an ordinary nerfstudio model that marches through an occupancy grid and needs nothing but itself."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import Bounded
+from pvd_nerfstudio.input.help import hide
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, render_weights
@@ -128,6 +130,13 @@ class StudentModelConfig(StudentSizes):
                 )
         return {name: getattr(self, name) for name in self.chosen.composed_of}
 
+    def __str__(self) -> str:
+        """As it is printed: of the students the one that is used."""
+        shown, used = copy.copy(self), {self.student, *self.chosen.composed_of}
+        for name in STUDENTS.keys() - used:
+            vars(shown).pop(name)
+        return super(StudentModelConfig, shown).__str__()
+
     def build_within(self, limit: int) -> None:
         """Build the next model under a limit of numbers in a tensor: these sizes are from a file."""
         vars(self)["_limit"] = limit
@@ -167,6 +176,9 @@ class StudentModelConfig(StudentSizes):
         length = scale * 2 * math.sqrt(3) / 200 if self.contracted else float((aabb[1] - aabb[0]).norm()) / 400
         bend = scale * BEND if self.contracted else math.inf
         return Spacing(self.render_step_size or length, self.disparity_from or bend)
+
+
+hide(StudentModelConfig, "student", "enable_collider", "collider_params", "loss_coefficients", "prompt")
 
 
 class StudentModel(Averaged):

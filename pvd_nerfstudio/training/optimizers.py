@@ -34,7 +34,7 @@ class AdamWOptimizerConfig(AdamOptimizerConfig):
 
     _target: type = torch.optim.AdamW
     lr: float = 0.0
-    """The learning rate; 0: what suits the student."""
+    """The learning rate."""
     eps: float = 1e-15
     """The epsilon value to use."""
     betas: tuple[float, float] = (0.9, 0.99)
@@ -61,7 +61,7 @@ class MuonOptimizerConfig(OptimizerConfig):
 
     _target: type = Muon
     lr: float = 0.0
-    """The learning rate; 0: what suits the student."""
+    """The learning rate."""
     eps: float = 1e-7
     """The epsilon value to use."""
     momentum: float = 0.95
@@ -83,7 +83,7 @@ class FallingSchedulerConfig(SchedulerConfig):
     warmup_steps: int = 100
     """Steps of linear growth at the start."""
     max_steps: int = 0
-    """Length of the run; 0: --max-num-iterations."""
+    """Length of the run."""
 
 
 @dataclass

@@ -52,7 +52,10 @@ def test_a_student_is_the_same_whether_it_shares_or_not(
 def test_a_sweep_draws_all_and_any_can_be_gone_on_with(
     teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = {"mlp": "--pipeline.model.mlp.hidden-dim 32", "cp": "--pipeline.model.cp.resolution 24 --pipeline.model.cp.start-resolution 12"}
+    tiny = {
+        "mlp": "--pipeline.model.mlp.hidden-dim 32",
+        "cp": "--pipeline.model.cp.resolution 24 --pipeline.model.cp.start-resolution 12",
+    }
     monkeypatch.setattr(sweep, "sizes_of", lambda student, size: f"{tiny[student]} --machine.device-type cpu".split())
     monkeypatch.setattr(sweep, "size_that_fits", lambda *_: "small")
     options = {"students": ("mlp", "cp"), "minutes": 0.05, "output": tmp_path / "sweep.html"}
