@@ -24,7 +24,6 @@ from pvd_nerfstudio.input.shown import command
 from pvd_nerfstudio.input.text import file_name, is_file, say
 from pvd_nerfstudio.pipeline import DistillationPipelineConfig
 from pvd_nerfstudio.rendering.space import Space
-from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.memory import check_fits
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
@@ -297,11 +296,12 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         """Nothing yet: the trainer writes config.yml once teacher and data have passed their checks."""
 
 
-def _by_student(what: Callable[[FieldConfig], float]) -> Callable[[str], str]:
+def _by_student(what: Callable[[Any], float]) -> Callable[[str], str]:
     """A default that the student decides, for all of ours."""
     values: dict[str, list[str]] = {}
     for name, config in BUILT_IN.items():
-        values.setdefault(f"{what(config()):,.6g}", []).append(name)
+        sizes: Any = config
+        values.setdefault(f"{what(sizes()):,.6g}", []).append(name)
     words = "; ".join(f"{', '.join(names)}: {value}" for value, names in values.items())
     return lambda default: words if float(default) == 0 else default
 

@@ -12,7 +12,8 @@ from conftest import Run
 from PIL import Image
 
 from pvd_nerfstudio.commands import views
-from pvd_nerfstudio.commands.report.command import Report
+from pvd_nerfstudio.commands.report import film
+from pvd_nerfstudio.commands.report.command import Report, find_conversion, load_student
 from pvd_nerfstudio.commands.report.curves import read_curves, stage_starts
 from pvd_nerfstudio.commands.report.figures import ComparedView, cameras_figure, comparison_figure
 from pvd_nerfstudio.commands.views import Views
@@ -144,3 +145,35 @@ def test_a_pipe_in_place_of_a_log_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "events.out.tfevents.1")
     with pytest.raises(InputError, match="which is no file"):
         read_curves(tmp_path)
+
+
+def test_a_film_wipes_between_teacher_and_student(student: Run, tmp_path: Path) -> None:
+    import av
+
+    output = tmp_path / "report.html"
+    Report(student.config, output=output, views=1, video=True, frames=3).run()
+    with av.open(str(tmp_path / "report.mp4")) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == 3 and pictures[0].shape == (40, 40, 3)
+    assert "data:video/mp4" in output.read_text()
+    with pytest.raises(InputError, match="report.mp4 exists already"):
+        output.unlink()
+        output.with_suffix(".json").unlink()
+        Report(student.config, output=output, video=True).run()
+
+
+def test_the_wiper_stands_where_it_should() -> None:
+    picture = film.wiped(torch.zeros(4, 200, 3), torch.full((4, 200, 3), 0.5), 0.25)
+    assert (picture[:, :48] == 0).all() and (picture[:, 52:] == 0.5).all() and (picture[:, 49:51] == 1).all()
+
+
+def test_the_films_cameras_look_at_the_scene_and_come_back(student: Run) -> None:
+    cameras = load_student(find_conversion(student.config)[0]).datamanager.train_dataset.cameras
+    chosen = film.path(cameras, 8)
+    middle = film.looked_at(cameras.camera_to_worlds[:, :, 3], -cameras.camera_to_worlds[:, :, 2])
+    away = chosen.camera_to_worlds[:, :, 3] - middle
+    assert torch.allclose(away.norm(dim=-1), away[0].norm()) and not torch.allclose(away[0], away[2], atol=0.1)
+    assert torch.allclose(away[0], away[4], atol=1e-4)
+    forwards = -chosen.camera_to_worlds[:, :, 2]
+    cosine = torch.nn.functional.cosine_similarity(forwards, -away)
+    assert cosine.min() > 0.9 and torch.allclose(cosine, cosine[0], atol=1e-4)

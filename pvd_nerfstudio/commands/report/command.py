@@ -1,5 +1,6 @@
 """`pvd-report`: what a conversion came to, as one HTML file and the same figures as JSON."""
 
+import base64
 import json
 import shlex
 import sys
@@ -12,16 +13,17 @@ from typing import Any
 import torch
 import tyro
 from nerfstudio.utils.rich_utils import CONSOLE
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pvd_nerfstudio.commands.report.curves import read_curves, stage_starts
-from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_figure
+from pvd_nerfstudio.commands.report.figures import comparison_figure, curves_figure, save_film
+from pvd_nerfstudio.commands.report.film import frames
 from pvd_nerfstudio.commands.report.measure import Measured, measure
 from pvd_nerfstudio.commands.report.page import inline, page
 from pvd_nerfstudio.data.reviewed import review
 from pvd_nerfstudio.errors import InputError, run_command
 from pvd_nerfstudio.input.bounded import most_numbers
-from pvd_nerfstudio.input.ranges import at_least, check_ranges
+from pvd_nerfstudio.input.ranges import COUNT, at_least, check_ranges
 from pvd_nerfstudio.input.text import is_file, plain, say
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
@@ -34,7 +36,7 @@ PAIRS = {"student": "", "teacher": "teacher's ", "between": "to the teacher: "}
 class Report:
     """Judge a conversion: tables, images and curves in one file that opens from disk."""
 
-    ranges = {"views": at_least(0)}
+    ranges = {"views": at_least(0), "frames": COUNT}
 
     load_config: Path
     """The student's config.yml."""
@@ -46,6 +48,10 @@ class Report:
     """Replace a report that is there already."""
     views: int = 20
     """Evaluation views that are looked at, evenly spread; 0: all."""
+    video: bool = False
+    """Whether a film is made too, beside the page and in it: a wiper between teacher and student."""
+    frames: int = 60
+    """Pictures of the film, 15 a second."""
 
     def run(self) -> None:
         """Measure and write."""
@@ -55,6 +61,8 @@ class Report:
         megabytes = weights_megabytes(run)
         pipeline = load_student(run)
         notes = self._load_teacher(pipeline)
+        if self.video and pipeline.comparison is None:
+            raise InputError("--video shows teacher and student, and there is no teacher. " + " ".join(notes))
         measured = self._measure(pipeline)
         report = make_report(pipeline, measured, run, megabytes, notes, self._commands(config))
         report["curves"] = read_curves(run.config_path.parent)
@@ -66,15 +74,32 @@ class Report:
             has_stages = pipeline.comparison is None or pipeline.comparison.teacher.has_density
             stages = stage_starts(config.pipeline.distillation, config.pipeline.steps) if has_stages else {}
             figures["curves"] = curves_figure(report["curves"], stages)
+        film = self._film(pipeline) if self.video else None
         images = {name: inline(figure) for name, figure in figures.items()}
         told = {**report, **tables(report)}
-        self.output.write_text(page("page.html", report["title"], report["made"], report=told, figures=images), "utf8")
+        self.output.write_text(
+            page("page.html", report["title"], report["made"], report=told, figures=images, film=film), "utf8"
+        )
         self._json.write_text(json.dumps(report, indent=2), "utf8")
         say(f"{self.output} and {self._json}")
 
     @property
     def _json(self) -> Path:
         return self.output.with_suffix(".json")
+
+    @property
+    def _mp4(self) -> Path:
+        return self.output.with_suffix(".mp4")
+
+    def _film(self, pipeline: StudentPipeline) -> str:
+        """Make the film; returns it as an address that holds it."""
+        pictures = []
+        with Progress(*_columns(), console=CONSOLE) as progress:
+            for picture in progress.track(frames(pipeline, self.frames), self.frames, description="Film"):
+                pictures.append(picture)
+        save_film(pictures, self._mp4)
+        say(f"{self._mp4}")
+        return "data:video/mp4;base64," + base64.b64encode(self._mp4.read_bytes()).decode("ascii")
 
     def _refuse_to_overwrite(self) -> None:
         """Also whatever else could go wrong with the options, before any work.
@@ -86,7 +111,7 @@ class Report:
             raise InputError(f"--output {self.output} should end with .html; the figures go beside it, as .json.")
         if self.views < 0:
             raise InputError(f"--views {self.views} is below 0; 0 takes all.")
-        for path in (self.output, self._json):
+        for path in (self.output, self._json, *([self._mp4] if self.video else [])):
             if path.exists() and not self.overwrite:
                 raise InputError(f"{path} exists already; replace it with --overwrite, or choose another --output.")
         try:
@@ -121,9 +146,8 @@ class Report:
         return []
 
     def _measure(self, pipeline: StudentPipeline) -> Measured:
-        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         measured = Measured()
-        with Progress(*columns, console=CONSOLE) as progress:
+        with Progress(*_columns(), console=CONSOLE) as progress:
             task = progress.add_task("Rendering", total=1.0)
             for share, measured in measure(pipeline, self.views):
                 progress.update(task, completed=share)
@@ -137,6 +161,10 @@ class Report:
             f"ns-viewer --load-config {run}",
             shlex.join(["pvd-report", *sys.argv[1:]]),
         ]
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
 
 
 def find_conversion(path: Path) -> tuple[TeacherRun, PVDTrainerConfig]:
