@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint release clean
 
 demo: $(VENV)/installed
 	$(BIN)/pvd-demo
@@ -15,6 +15,14 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# Before a release: the wheel in an environment of its own, without the checkout.
+release: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet build
+	rm -rf build dist && $(BIN)/python -m build --wheel
+	$(PYTHON) -m venv build/wheel && build/wheel/bin/python -m pip install --quiet dist/*.whl
+	cd build && wheel/bin/pvd demo && wheel/bin/pvd convert pvd-demo/runs/nerfacto/* --to sparse --minutes 1 && \
+	    wheel/bin/pvd export outputs/*/pvd-distill/* --mesh --safetensors --html
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

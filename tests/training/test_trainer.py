@@ -186,3 +186,29 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_done(teacher:
             start(distil_config(place, "--teacher-checkpoint", str(teacher.folder)))
         assert "Occupancy grid" not in capsys.readouterr().out
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("ends_program", [True, False])
+def test_ctrl_c_before_the_first_step_leaves_nothing(
+    teacher: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ends_program: bool,
+) -> None:
+    """Of a KeyboardInterrupt `ns-train` prints the traceback, and ends as if all were well."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = distil_config(tmp_path, "--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "8")
+    trainer = config.setup(local_rank=0, world_size=1)
+    trainer.ends_program = ends_program
+    trainer.setup()
+    monkeypatch.setattr("pvd_nerfstudio.pipeline.pipeline.load_teacher", interrupted)
+    with pytest.raises(SystemExit if ends_program else KeyboardInterrupt) as ended:
+        trainer.train()
+    if ends_program:
+        assert isinstance(ended.value, SystemExit) and ended.value.code == 130
+        assert "nothing was saved" in capsys.readouterr().out
+    assert not trainer.base_dir.exists()
