@@ -54,7 +54,8 @@ class PVDTrainer(Trainer):
         config.resolve()
         with without_others():
             super().__init__(config, local_rank, world_size)
-        self.train_lock = Turns()  # type: ignore[assignment]
+        if config.vis != "viewer_legacy":  # which may interrupt whatever it waits for
+            self.train_lock = Turns()  # type: ignore[assignment]
         self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
         self._interruption = Interruption()
         self._has_begun, self._last_done = False, -1
@@ -247,8 +248,10 @@ class PVDTrainer(Trainer):
             say("\n".join(["What now:", *(f"  {line}" for line in next_commands(config))]))
 
     def _stop(self) -> None:
-        """Save the last whole step, say how to go on, and end."""
+        """Save the last whole step, say how to go on, and end; the viewer of a finished run is left by Ctrl-C."""
         number = self._interruption.number or signal.SIGINT
+        if self.training_state == "completed" and number == signal.SIGINT:
+            return
         if self.training_state != "completed" and self._last_done >= self._start_step:
             if self._interruption.in_step:
                 say(f"\nInterrupted within step {self._last_done + 1}: the last checkpoint is what there is.")

@@ -55,10 +55,13 @@ class Trial:
     memory: int
     """Bytes that the process has taken at most."""
     method: DistillationConfig
+    known: int = 0
+    """Chunks of the bank that are there already, for somebody else has asked for them."""
 
     def seconds(self, steps: int) -> float:
         """What a run of so many steps takes."""
-        return self.start + steps * self.step + (self._chunks(steps - 1) - self._chunks(0)) * self.chunk
+        new = max(0, self._chunks(steps - 1) - max(self._chunks(0), self.known))
+        return self.start + steps * self.step + new * self.chunk
 
     def steps_within(self, seconds: float) -> int:
         """The most steps that fit into a time; one at least."""

@@ -1,5 +1,6 @@
 """Conversions of one teacher, one after another, that ask it once: the grid and the bank's chunks are the same."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,9 @@ from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+
+MOST_CHUNKS = 512
+"""Chunks that are kept, about 0.8 GB; later ones are asked for again."""
 
 
 @dataclass
@@ -26,6 +30,24 @@ class Shared:
     """Those of the occupancy grid; None before it is filled."""
     chunks: dict[tuple[int, ...], BankChunk] = field(default_factory=dict)
     """The bank's, by their number, their sizes and whether they hold features."""
+    asked: int = 0
+    """How many times the teacher was asked for a chunk."""
+    seconds: float = 0.0
+    """What that took."""
+
+    @property
+    def seconds_per_chunk(self) -> float:
+        """What a chunk takes that nobody has asked for yet."""
+        return self.seconds / max(1, self.asked)
+
+    def known(self, kind: tuple[int, ...]) -> int:
+        """How many chunks of a kind there are; they are the first ones."""
+        return sum(key[1:] == kind for key in self.chunks)
+
+
+def kind_of(method: DistillationConfig) -> tuple[int, ...]:
+    """What the chunks of two students must have in common."""
+    return method.rays_per_chunk, method.points_per_chunk, int(method.feature_weight > 0)
 
 
 class SharedSource:
@@ -33,13 +55,18 @@ class SharedSource:
 
     def __init__(self, source: ChunkSource, shared: Shared, method: DistillationConfig) -> None:
         self._source, self._shared = source, shared
-        self._kind = (method.rays_per_chunk, method.points_per_chunk, int(method.feature_weight > 0))
+        self._kind = kind_of(method)
 
     def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
-        chunks, key = self._shared.chunks, (number, *self._kind)
-        if key not in chunks:
-            chunks[key] = self._source(number, slot, generator)
-        return chunks[key]
+        shared, key = self._shared, (number, *self._kind)
+        if key in shared.chunks:
+            return shared.chunks[key]
+        began = time.perf_counter()
+        chunk = self._source(number, slot, generator)
+        shared.asked, shared.seconds = shared.asked + 1, shared.seconds + time.perf_counter() - began
+        if len(shared.chunks) < MOST_CHUNKS:
+            shared.chunks[key] = chunk
+        return chunk
 
 
 class SharingPipeline(DistillationPipeline):

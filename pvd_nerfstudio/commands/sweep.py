@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from pvd_nerfstudio.commands.plan import TRIAL_STEPS, in_silence, size_that_fits
 from pvd_nerfstudio.commands.report.command import made_with
 from pvd_nerfstudio.commands.report.figures import sweep_figure
 from pvd_nerfstudio.commands.report.page import inline, page
-from pvd_nerfstudio.commands.sharing import Shared, SharingPipeline
+from pvd_nerfstudio.commands.sharing import Shared, SharingPipeline, kind_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import above, check_ranges
 from pvd_nerfstudio.input.shown import command
@@ -116,6 +116,7 @@ class Sweep:
         with in_silence():
             sizes = sizes_of(student, size_that_fits(student, seconds, device.type))
             trial = try_out(self._config(convert, sizes, TRIAL_STEPS, shared))
+            trial = replace(trial, known=shared.known(kind_of(trial.method)), chunk=shared.seconds_per_chunk)
             steps = trial.steps_within(trial.start + (1 - SPARE) * seconds)
             config = self._config(convert, sizes, steps, shared)
             config.set_timestamp()

@@ -9,14 +9,15 @@ from torch import Tensor
 class Images(dict[str, Tensor]):
     """Images by name, each `[height, width, channels]`; those on request are made when they are asked for by name.
 
-    So `ns-render --rendered-output-names rgb teacher_rgb` has the teacher, and `ns-eval` takes the student's time.
+    So `ns-render --rendered-output-names rgb teacher_rgb` has the teacher, and `ns-eval` takes the student's time. Who
+    goes through the names, as `ns-render dataset` does, finds those that are made alone.
 
     Args:
         made: those that are there.
-        on_request: how the others are made.
+        on_request: how each of the others is made from these images.
     """
 
-    def __init__(self, made: dict[str, Tensor], on_request: dict[str, Callable[[], Tensor]]) -> None:
+    def __init__(self, made: dict[str, Tensor], on_request: "dict[str, Callable[[Images], Tensor]]") -> None:
         super().__init__(made)
         self._on_request = on_request
 
@@ -25,7 +26,7 @@ class Images(dict[str, Tensor]):
 
     def __missing__(self, name: str) -> Tensor:
         with torch.no_grad():
-            self[name] = self._on_request[name]()
+            self[name] = self._on_request[name](self)
         return self[name]
 
     def all_of(self, wanted: Collection[str]) -> dict[str, Tensor]:

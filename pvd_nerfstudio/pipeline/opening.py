@@ -16,6 +16,7 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from nerfstudio.viewer.viewer_elements import ViewerControl
 from torch import Tensor
 
+from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.turns import Turns
 from pvd_nerfstudio.student.model import StudentModel
 
@@ -66,7 +67,10 @@ class Opening(ViewerControl):
         """Show images from now on."""
         self._is_waiting, self.viewer.ready = False, True
         for client in self.viewer.viser_server.get_clients().values():
-            self._begin(client)
+            try:
+                self._begin(client)
+            except Exception as error:  # whatever a viewer's client does must not stop a training
+                say(f"The viewer stays where it is: {type(error).__name__}: {error}", "yellow")
 
     def stop(self) -> None:
         """Let no image be in the making when Python ends: torch would bring it down with an abort."""
@@ -76,7 +80,9 @@ class Opening(ViewerControl):
             machine.join(PATIENCE)
 
     def _begin(self, client: viser.ClientHandle) -> None:
-        machine = self.viewer.render_statemachines[client.client_id]
+        machine = self.viewer.render_statemachines.get(client.client_id)
+        if machine is None:  # it has gone already
+            return
         self._machines = [one for one in self._machines if one.is_alive() and one is not machine] + [machine]
         if self._is_waiting:
             return

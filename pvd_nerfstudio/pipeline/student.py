@@ -1,6 +1,7 @@
 """A pipeline that may have a teacher beside its student: in the viewer, in evaluation and in reports."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,12 @@ class StudentPipeline(VanillaPipeline):
 
     def _beside(self, camera: Cameras, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Normals and the teacher's images, for those who ask for them; all of their names for the viewer."""
-        on_request = {"normals": lambda: self.student.normal_image(camera, outputs)}
+        on_request: dict[str, Callable[[Images], Tensor]] = {
+            "normals": lambda images: self.student.normal_image(camera, images)
+        }
         if self.comparison is not None or not self.panel.is_shown:
-            on_request[TEACHER] = lambda: self._with_teacher().render(camera).to(outputs["rgb"])
-            on_request[DIFFERENCE] = lambda: difference(outputs["rgb"], images[TEACHER])
+            on_request[TEACHER] = lambda images: self._with_teacher().render(camera).to(images["rgb"])
+            on_request[DIFFERENCE] = lambda images: difference(images["rgb"], images[TEACHER])
         images = Images(outputs, on_request)
         return images.all_of(self.panel.wanted()) if self.panel.is_shown else images
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from threading import Condition, get_ident
 
 MOMENT = 0.2
@@ -16,44 +17,51 @@ class Turns:
     """A lock whose queue nobody jumps.
 
     Of an ordinary one a thread that gives it back and wants it again at once, as training does, gets it nearly always.
+    A thread has one place in the queue at most, so that one which an exception has left there does no harm.
     """
 
     def __init__(self) -> None:
         self._changed = Condition()
-        self._queue: deque[object] = deque()
-        self._holder: int | None = None
+        self._queue: deque[int] = deque()
 
     def __enter__(self) -> None:
-        turn = object()
+        thread = get_ident()
         with self._changed:
-            self._queue.append(turn)
+            self._leave(thread)
+            self._queue.append(thread)
             try:
-                self._changed.wait_for(lambda: self._queue[0] is turn)
+                self._changed.wait_for(lambda: self._queue[0] == thread)
             except BaseException:  # Ctrl-C: the others must not wait for one who has gone
-                self._queue.remove(turn)
-                self._changed.notify_all()
+                self._leave(thread)
                 raise
-            self._holder = get_ident()
 
     def __exit__(self, *_: object) -> None:
         with self._changed:
-            self._holder = None
-            self._queue.popleft()
-            self._changed.notify_all()
+            self._leave(get_ident())
 
-    def give_way(self) -> bool:
-        """Let those who wait have their turn now; returns whether anybody did.
+    def give_way(self, aside: Callable[[], AbstractContextManager[None]]) -> None:
+        """Let those who wait have their turn now, if this thread has its own.
 
         The viewer interrupts images by a trace, an exception in any line: there is none meanwhile.
+
+        Args:
+            aside: entered meanwhile.
         """
-        if self._holder != get_ident() or len(self._queue) == 1:
-            return False
+        if len(self._queue) < 2 or self._queue[0] != get_ident():  # noqa: PLR2004
+            return
         trace = sys.gettrace()
         sys.settrace(None)
-        self.__exit__()
-        self.__enter__()
-        sys.settrace(trace)
-        return True
+        try:
+            with aside():
+                self.__exit__()
+                self.__enter__()
+        finally:
+            sys.settrace(trace)
+
+    def _leave(self, thread: int) -> None:
+        if thread in self._queue:
+            self._queue.remove(thread)
+            self._changed.notify_all()
 
 
 def portions(total: int, most: int, between: Callable[[], object]) -> Iterator[slice]:

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -134,7 +134,7 @@ class StudentModelConfig(StudentSizes):
         """As it is printed: of the students the one that is used."""
         shown, used = copy.copy(self), {self.student, *self.chosen.composed_of}
         for name in STUDENTS.keys() - used:
-            vars(shown).pop(name)
+            vars(shown).pop(name, None)
         return super(StudentModelConfig, shown).__str__()
 
     def build_within(self, limit: int) -> None:
@@ -374,10 +374,17 @@ class StudentModel(Averaged):
 
     def _give_way(self) -> None:
         assert self.turns is not None
+        self.turns.give_way(self._aside)
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """While others have the weights: without the colour of a viewer's crop box; then evaluation goes on."""
         background, renderers.BACKGROUND_COLOR_OVERRIDE = renderers.BACKGROUND_COLOR_OVERRIDE, None
-        if self.turns.give_way():
+        try:
+            yield
             self.eval()
-        renderers.BACKGROUND_COLOR_OVERRIDE = background
+        finally:
+            renderers.BACKGROUND_COLOR_OVERRIDE = background
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
         """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour

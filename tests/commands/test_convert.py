@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,8 @@ def test_steps_are_the_most_that_fit() -> None:
     filled = first * trial.method.fill_every
     assert trial.seconds(filled + 1) == pytest.approx(4.0 + (filled + 1) * 0.05 + first)
     assert trial.steps_within(0.0) == 1
+    shared = replace(trial, known=first + trial.method.start_chunks)
+    assert shared.seconds(filled + 1) == pytest.approx(4.0 + (filled + 1) * 0.05)
 
 
 def test_a_size_gets_enough_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_a_student_is_the_same_whether_it_shares_or_not(
     folder = converted(teacher, tmp_path / "shared", second, shared)
     together = weights_of(folder)
     assert all(torch.equal(value, together[name]) for name, value in alone.items() if isinstance(value, torch.Tensor))
-    assert asked and asked <= set(shared.chunks)
+    assert asked and asked <= set(shared.chunks) and shared.asked == len(shared.chunks)
     assert "Sharing" not in (folder / "config.yml").read_text()
 
 

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,45 @@ def test_who_is_interrupted_while_it_waits_holds_nobody_up() -> None:
         other = threading.Thread(target=waiting)
         other.start()
         other.join()
+    with turns:
+        pass
+    assert not turns._queue
+
+
+def test_an_exception_while_others_have_their_turn_holds_nobody_up() -> None:
+    """Ctrl-C in the main thread, whose image has given way."""
+    turns, inside = Turns(), []
+
+    def waiting() -> None:
+        with turns:
+            inside.append(1)
+            time.sleep(0.3)
+            inside.append(2)
+
+    def interrupt(*_: object) -> object:
+        raise KeyboardInterrupt
+
+    other = threading.Thread(target=waiting)
+
+    def image() -> None:
+        with turns:
+            other.start()
+            time.sleep(0.1)
+            turns._changed.wait_for = interrupt  # strikes while it waits for its turn to come back
+            turns.give_way(nullcontext)
+
+    with pytest.raises(KeyboardInterrupt):
+        image()
+    del turns._changed.wait_for
+    with turns:
+        assert inside == [1, 2]  # nobody was overtaken
+    other.join()
+    assert not turns._queue
+
+
+def test_what_an_exception_left_in_the_queue_does_no_harm() -> None:
+    turns = Turns()
+    turns._queue.append(threading.get_ident())
     with turns:
         pass
     assert not turns._queue

@@ -15,7 +15,7 @@ from pvd_nerfstudio.commands.export.mesh import mesh_of
 from pvd_nerfstudio.commands.export.tensors import write_tensors
 from pvd_nerfstudio.commands.report.command import find_conversion, load_student
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.input.ranges import above, at_least, check_ranges
+from pvd_nerfstudio.input.ranges import at_least, check_ranges
 from pvd_nerfstudio.input.text import is_file, say
 from pvd_nerfstudio.input.whole import write_whole
 from pvd_nerfstudio.pipeline.handover import point_answers
@@ -27,7 +27,7 @@ from pvd_nerfstudio.student.model import PointAnswers
 class Export:
     """Write a student as a mesh, as plain tensors, or as a web page; one or more of the three."""
 
-    ranges = {"resolution": at_least(8), "level": above(0)}
+    ranges = {"resolution": at_least(8), "level": at_least(1e-3)}
 
     run_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run", metavar="RUN")]
     """The student's run: its config.yml, its folder or one of its .ckpt files."""

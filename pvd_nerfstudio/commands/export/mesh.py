@@ -32,12 +32,12 @@ def mesh_of(student: StudentModel, answers: PointAnswers, resolution: int, level
     cell = float((high - low).max()) / (resolution - 1)
     counts = [int(count) for count in ((high - low) / cell).ceil() + 1]
     volume = torch.stack([_slab(student, low, cell, counts, x) for x in range(counts[0])]).cpu().numpy()
-    if not volume.min() < np.log(level) < volume.max():
+    volume = np.pad(volume, 1, constant_values=NO_DENSITY)  # what reaches out of the box is closed there
+    if np.log(level) >= volume.max():
         raise InputError(
             f"No surface has a density of {level:g}: the largest is {np.exp(volume.max()):.3g}. Lower --level."
         )
-    # What reaches out of the box is closed there.
-    vertices, faces, _, _ = marching_cubes(np.pad(volume, 1, constant_values=NO_DENSITY), float(np.log(level)))
+    vertices, faces, _, _ = marching_cubes(volume, float(np.log(level)))
     positions = low + cell * (torch.from_numpy(vertices.copy()).to(low) - 1)
     return trimesh.Trimesh(
         vertices=positions.cpu().numpy(),
