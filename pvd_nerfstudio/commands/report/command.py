@@ -246,13 +246,18 @@ def make_report(
         title = f"{teacher.run.config.method_name} to {title}"
     return {
         "title": title,
-        "made": f"{made_with(student.device)}. Run: {run.config_path.parent}",
+        "made": f"{made_with(student.device)}. Run: {_from_here(run.config_path.parent)}",
         "models": models,
         "notes": [*notes, *_notes(pipeline, measured)],
         "views": [{"view": view, **metrics} for view, metrics in zip(measured.views, measured.metrics)],
         "config": run.config_path.read_text("utf8"),
         "commands": commands,
     }
+
+
+def _from_here(path: Path) -> Path:
+    """A path as it is typed here, where it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def made_with(device: torch.device) -> str:
