@@ -26,7 +26,7 @@ ELEVATION = math.radians(25)
 """From how high above the horizon a scene is best seen."""
 UNSURE = 0.01
 """Weight of the guess at what all cameras look at, beside what their axes say of it."""
-ON_A_CPU = 264, 5
+ON_A_CPU = 264, 12
 """Pixels along an image's longer side at first, and preview images a second, where there is no GPU."""
 PATIENCE = 3.0
 """Seconds that an image in the making gets to end when the program does."""
