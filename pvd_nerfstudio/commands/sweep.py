@@ -22,7 +22,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import above, check_ranges
 from pvd_nerfstudio.input.shown import command
 from pvd_nerfstudio.input.text import plain, say
-from pvd_nerfstudio.input.whole import write_whole
+from pvd_nerfstudio.input.whole import make_room, write_whole
 from pvd_nerfstudio.pipeline.summary import Figures, summarize
 from pvd_nerfstudio.student.registry import BUILT_IN, StudentName
 from pvd_nerfstudio.teacher.checkpoint import find_run
@@ -98,14 +98,8 @@ class Sweep:
             raise InputError("--students names one of them twice.")
         if self.output.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"--output {self.output} should end with .html; the figures go beside it, as .json.")
-        for path in (self.output, self._json):
-            if path.exists() and not self.overwrite:
-                raise InputError(f"{path} exists already; replace it with --overwrite, or choose another --output.")
-        try:
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"The folder {self.output.parent} cannot be made: {error.strerror}.") from error
         find_run(self.teacher)
+        make_room((self.output, self._json), self.overwrite, "--output")
 
     def _convert(
         self, student: str, shared: Shared, device: torch.device, progress: Progress, where: str

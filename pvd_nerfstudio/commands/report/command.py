@@ -25,6 +25,7 @@ from pvd_nerfstudio.errors import InputError, run_command
 from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.ranges import COUNT, at_least, check_ranges
 from pvd_nerfstudio.input.text import is_file, plain, say
+from pvd_nerfstudio.input.whole import make_room
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_state, weights_megabytes
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
@@ -111,13 +112,7 @@ class Report:
             raise InputError(f"--output {self.output} should end with .html; the figures go beside it, as .json.")
         if self.views < 0:
             raise InputError(f"--views {self.views} is below 0; 0 takes all.")
-        for path in (self.output, self._json, *([self._mp4] if self.video else [])):
-            if path.exists() and not self.overwrite:
-                raise InputError(f"{path} exists already; replace it with --overwrite, or choose another --output.")
-        try:
-            self.output.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"The folder {self.output.parent} cannot be made: {error.strerror}.") from error
+        make_room((self.output, self._json, *([self._mp4] if self.video else [])), self.overwrite, "--output")
 
     def _load_teacher(self, pipeline: StudentPipeline) -> list[str]:
         """The teacher that was named; or else the one of the training, if it is still there.
