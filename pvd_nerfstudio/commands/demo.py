@@ -37,7 +37,7 @@ from pvd_nerfstudio.errors import InputError, run_command
 from pvd_nerfstudio.input.ranges import COUNT, between, check_ranges
 from pvd_nerfstudio.input.shown import next_commands
 from pvd_nerfstudio.input.text import say
-from pvd_nerfstudio.student.model import image_metrics
+from pvd_nerfstudio.student.metrics import image_metrics
 from pvd_nerfstudio.teacher.building import no_lpips
 from pvd_nerfstudio.teacher.checkpoint import find_run, weights_megabytes
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher

@@ -11,7 +11,7 @@ from conftest import Run, distil_config
 from helpers import start
 from PIL import Image
 
-from pvd_nerfstudio.student.model import image_metrics
+from pvd_nerfstudio.student.metrics import image_metrics
 
 MAGENTA = torch.tensor([1.0, 0.0, 1.0])
 

@@ -24,7 +24,8 @@ from pvd_nerfstudio.commands.demo_scene import CAMERA_ANGLE_X
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space, Spacing
-from pvd_nerfstudio.student.model import StudentModelConfig, image_metrics
+from pvd_nerfstudio.student.metrics import image_metrics
+from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.teacher.adapters import Answer, log_of
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.occupancy import drop_unseen, fill_grid

@@ -22,7 +22,7 @@ from PIL import Image
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline.comparison import DIFFERENCE, TEACHER, difference
 from pvd_nerfstudio.pipeline.panel import TITLE
-from pvd_nerfstudio.student.model import image_metrics
+from pvd_nerfstudio.student.metrics import image_metrics
 
 HOSTILE = "{window.executed = 1} <img src=x onerror=window.executed=1> [a](javascript:1) **b**"
 """A method's name, as it may stand in a downloaded config.yml; the viewer compiles markdown as code."""

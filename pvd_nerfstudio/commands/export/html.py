@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from numpy.typing import NDArray
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.pipeline.opening import looked_at, opening_view
+from pvd_nerfstudio.pipeline.opening import opening_view
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.fields.base import MAX_LOG_DENSITY
 from pvd_nerfstudio.student.fields.sparse import DENSITY_SCALE, EMPTY, SparseField
@@ -44,7 +44,6 @@ def page(pipeline: StudentPipeline, title: str) -> str:
         )
     bricks = _bricks(field) | {"cells": np.packbits(student.grid.occupied.permute(2, 1, 0).cpu().numpy())}
     head = {
-        "title": title,
         "aabb": field.aabb.flatten().tolist(),
         "bounds": student.grid.bounds.flatten().tolist(),
         "contracted": bool(field.contracted),
@@ -108,15 +107,12 @@ def _bricks(field: SparseField) -> dict[str, Any]:
 
 
 def _camera(pipeline: StudentPipeline) -> dict[str, Any]:
-    """The training view that shows the scene best, and what is turned around."""
+    """The training view that shows the scene best, and how far what is turned around is."""
     cameras = pipeline.datamanager.train_dataset.cameras
     view, distance = opening_view(cameras)
-    pose = cameras.camera_to_worlds[view].cpu()
-    middle = looked_at(cameras.camera_to_worlds[:, :, 3].cpu(), -cameras.camera_to_worlds[:, :, 2].cpu())
     return {
-        "pose": pose.flatten().tolist(),
+        "pose": cameras.camera_to_worlds[view].flatten().tolist(),
         "distance": distance,
-        "middle": middle.tolist(),
         "tangent": float(cameras.cy[view] / cameras.fy[view]),
     }
 

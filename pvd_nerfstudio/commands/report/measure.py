@@ -12,7 +12,7 @@ from pvd_nerfstudio.commands.report.figures import ComparedView
 from pvd_nerfstudio.data.dataset import mask_of, photographed
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.pipeline.summary import Speed
-from pvd_nerfstudio.student.model import image_metrics
+from pvd_nerfstudio.student.metrics import image_metrics
 
 TIMED_RAYS = 4096
 """Rays of each view but the first that both render to take their time, in one go."""
