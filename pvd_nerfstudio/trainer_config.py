@@ -260,6 +260,11 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
                 "--pipeline.distillation.chunks and --pipeline.distillation.refresh-every, or leave the level off."
             )
         pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
+        if model.chosen.rates and not model.chosen.rates.keys() & self.optimizers.keys():
+            self.optimizers = {
+                name: {"optimizer": AdamWOptimizerConfig(lr=lr), "scheduler": RootSchedulerConfig()}
+                for name, lr in model.chosen.rates.items()
+            } | {"projection": self.optimizers["projection"]}
         for name, group in self.optimizers.items():
             suits = model.chosen.matrix_learning_rate if name == "matrices" else model.chosen.learning_rate
             group["optimizer"].lr = group["optimizer"].lr or suits

@@ -34,6 +34,7 @@ SMALL = (
         for option in (f"--pipeline.model.{name}.{size[0]}", size[1])
     ),
     *("--pipeline.model.sparse.resolution", "32"),
+    *("--pipeline.model.splat.num-gaussians", "400", "--pipeline.model.splat.picture-size", "32"),
     *("--pipeline.model.render-step-size", "0.05"),
     *("--pipeline.distillation.rays-per-chunk", "256", "--pipeline.distillation.points-per-chunk", "512"),
     *("--pipeline.distillation.rays-per-step", "64", "--pipeline.distillation.points-per-step", "256"),

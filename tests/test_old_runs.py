@@ -15,7 +15,7 @@ from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "splat"])  # which the last release had not
 def test_old_runs_show_what_they_did(name: str, scene: Path) -> None:
     folder = OLD_RUNS / name
     then = torch.tensor(json.loads((folder / "rgb.json").read_text())).view(5, 5, 3)

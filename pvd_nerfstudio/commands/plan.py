@@ -4,7 +4,7 @@ import resource
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -16,12 +16,16 @@ import torch
 from nerfstudio.engine.callbacks import TrainingCallbackLocation
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
 
 from pvd_nerfstudio.distillation.bank import chunks_until
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.student.fields.base import FieldConfig
+from pvd_nerfstudio.rendering.splatting import project, rasterize
+from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
+from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.registry import STUDENTS
+from pvd_nerfstudio.student.splat import view_at
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.trainer import PVDTrainer
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
@@ -166,19 +170,47 @@ def _field_seconds(config: FieldConfig, device: str) -> float:
     """Of a forward and a backward pass of a field; the second one counts."""
     config.settle(torch.device(device).type)
     field = config.setup(aabb=torch.tensor([[-1.0] * 3, [1.0] * 3]), contracted=False).to(device)
-    positions = torch.rand(POINTS, 3, device=device, generator=torch.Generator(device).manual_seed(0)) * 2 - 1
-    samples, seconds = point_samples(positions, positions), 0.0
+    generator, seconds = torch.Generator(device).manual_seed(0), 0.0
+    once = _drawn(field, generator) if isinstance(field, GaussianField) else _asked(field, generator)
     for _ in range(2):
         began = time.perf_counter()
-        density, feature = field.get_density(samples)
-        colors = field.get_outputs(samples, feature)
-        loss = density.mean() + sum(color.mean() for color in colors.values())
+        loss = once()
         if loss.requires_grad:  # a sparse field has no voxels yet
             loss.backward()
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - began
     return seconds
+
+
+def _asked(field: StudentField, generator: torch.Generator) -> Callable[[], Tensor]:
+    """A field at points."""
+    positions = torch.rand(POINTS, 3, device=generator.device, generator=generator) * 2 - 1
+    samples = point_samples(positions, positions)
+
+    def once() -> Tensor:
+        density, feature = field.get_density(samples)
+        colors = field.get_outputs(samples, feature)
+        return density.mean() + sum(color.mean() for color in colors.values())
+
+    return once
+
+
+def _drawn(field: GaussianField, generator: torch.Generator) -> Callable[[], Tensor]:
+    """Gaussians on a sphere that fills a picture."""
+    places = torch.randn(field.config.num_gaussians, 3, device=generator.device, generator=generator)
+    places, size = torch.nn.functional.normalize(places, dim=-1), field.config.picture_size
+    field.sow(places, places.abs(), places)
+    pose = torch.eye(4, device=generator.device)[:3]
+    pose[2, 3] = 3.0
+    view = view_at(pose, [1.4 * size, 1.4 * size, size / 2, size / 2], size, size)
+
+    def once() -> Tensor:
+        gaussians = field.seen_from(view.position)
+        image, _ = rasterize(project(gaussians, view), gaussians.opacities, gaussians.colors, view)
+        return image.mean()
+
+    return once
 
 
 def _step(trainer: PVDTrainer, step: int) -> None:

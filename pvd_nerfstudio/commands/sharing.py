@@ -7,15 +7,14 @@ from typing import Any
 import torch
 from torch import Generator
 
-from pvd_nerfstudio.distillation.bank import BankChunk
-from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.distillation.bank import BankChunk, Source
 from pvd_nerfstudio.pipeline import DistillationPipeline
-from pvd_nerfstudio.pipeline.bank_source import ChunkSource
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
+from pvd_nerfstudio.student.fields.gaussians import SplatFieldConfig
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 MOST_CHUNKS = 512
-"""Chunks that are kept, about 0.8 GB; later ones are asked for again."""
+"""Chunks that are kept, about 1 GB; later ones are asked for again."""
 
 
 @dataclass
@@ -32,30 +31,32 @@ class Shared:
     """The bank's, by their number, their sizes and whether they hold features."""
     asked: int = 0
     """How many times the teacher was asked for a chunk."""
-    seconds: float = 0.0
-    """What that took."""
+    seconds: dict[tuple[int, ...], list[float]] = field(default_factory=dict)
+    """What each time took, by the kind of the chunk."""
 
-    @property
-    def seconds_per_chunk(self) -> float:
-        """What a chunk takes that nobody has asked for yet."""
-        return self.seconds / max(1, self.asked)
+    def seconds_per_chunk(self, kind: tuple[int, ...]) -> float:
+        """What a chunk of a kind takes that nobody has asked for yet."""
+        taken = self.seconds.get(kind, [])
+        return sum(taken) / max(1, len(taken))
 
     def known(self, kind: tuple[int, ...]) -> int:
         """How many chunks of a kind there are; they are the first ones."""
         return sum(key[1:] == kind for key in self.chunks)
 
 
-def kind_of(method: DistillationConfig) -> tuple[int, ...]:
+def kind_of(config: DistillationPipelineConfig) -> tuple[int, ...]:
     """What the chunks of two students must have in common."""
+    chosen, method = config.model.chosen, config.distillation
+    if isinstance(chosen, SplatFieldConfig):
+        return chosen.pictures_per_chunk, chosen.picture_size
     return method.rays_per_chunk, method.points_per_chunk, int(method.feature_weight > 0)
 
 
 class SharedSource:
     """A source that makes each chunk once; active learning, which gives each student others, must be off."""
 
-    def __init__(self, source: ChunkSource, shared: Shared, method: DistillationConfig) -> None:
-        self._source, self._shared = source, shared
-        self._kind = kind_of(method)
+    def __init__(self, source: Source, shared: Shared, kind: tuple[int, ...]) -> None:
+        self._source, self._shared, self._kind = source, shared, kind
 
     def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
         shared, key = self._shared, (number, *self._kind)
@@ -63,7 +64,8 @@ class SharedSource:
             return shared.chunks[key]
         began = time.perf_counter()
         chunk = self._source(number, slot, generator)
-        shared.asked, shared.seconds = shared.asked + 1, shared.seconds + time.perf_counter() - began
+        shared.asked += 1
+        shared.seconds.setdefault(self._kind, []).append(time.perf_counter() - began)
         if len(shared.chunks) < MOST_CHUNKS:
             shared.chunks[key] = chunk
         return chunk
@@ -100,4 +102,4 @@ class SharingPipeline(DistillationPipeline):
             student.inherit_color_head(teacher.color_head())
 
     def _source(self) -> Any:
-        return SharedSource(super()._source(), self._shared, self.config.distillation)
+        return SharedSource(super()._source(), self._shared, kind_of(self.config))

@@ -109,8 +109,9 @@ class Sweep:
         convert = Convert(self.teacher, to=student, data=self.data, output_dir=self.output_dir)
         with in_silence():
             sizes = sizes_of(student, size_that_fits(student, seconds, device.type))
-            trial = try_out(self._config(convert, sizes, TRIAL_STEPS, shared))
-            trial = replace(trial, known=shared.known(kind_of(trial.method)), chunk=shared.seconds_per_chunk)
+            tried = self._config(convert, sizes, TRIAL_STEPS, shared)
+            trial, kind = try_out(tried), kind_of(tried.pipeline)
+            trial = replace(trial, known=shared.known(kind), chunk=shared.seconds_per_chunk(kind))
             steps = trial.steps_within(trial.start + (1 - SPARE) * seconds)
             config = self._config(convert, sizes, steps, shared)
             config.set_timestamp()

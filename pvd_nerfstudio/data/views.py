@@ -1,5 +1,6 @@
 """Views that need no image: rays of the real cameras, and of pseudo ones around the scene."""
 
+import copy
 import math
 
 import torch
@@ -99,6 +100,19 @@ def like(cameras: Cameras, camera_to_worlds: Float[Tensor, "views 3 4"]) -> Came
         distortion_params=None if distortion is None else distortion[:1].expand(count, -1),
         camera_type=cameras.camera_type[:1].expand(count, 1),
     )
+
+
+def piece_of(camera: Cameras, height: int, width: int, generator: Generator) -> Cameras:
+    """A random piece of a view, of a height and a width at most, in full resolution."""
+    piece = copy.deepcopy(camera)
+    share = torch.rand(2, generator=generator, device=generator.device).tolist()
+    for length, most, centre, where in (("height", height, "cy", share[0]), ("width", width, "cx", share[1])):
+        whole = int(getattr(camera, length))
+        size = min(whole, most)
+        corner = int(where * (whole - size + 1))
+        setattr(piece, centre, getattr(camera, centre) - corner)
+        setattr(piece, length, torch.full_like(getattr(camera, length), size))
+    return piece
 
 
 def concatenate(bundles: list[RayBundle]) -> RayBundle:

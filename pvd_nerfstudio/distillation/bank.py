@@ -45,15 +45,33 @@ class PointTargets:
 
 
 @dataclass
+class PictureTargets:
+    """Pieces of views, all of one size, and the teacher's rendering of them: for students that are drawn."""
+
+    poses: Float[Tensor, "pictures 12"]
+    """Camera to world, row by row."""
+    intrinsics: Float[Tensor, "pictures 4"]
+    """fx, fy, cx and cy of the piece, in pixels."""
+    rgb: Float[Tensor, "pictures values"]
+    """Premultiplied with the opacity: rows, columns, channels."""
+    opacity: Float[Tensor, "pictures pixels"]
+
+
+@dataclass
 class BankChunk:
     """The teacher's answer to one question."""
 
-    rays: RayTargets
-    points: PointTargets | None
+    rays: RayTargets | None = None
+    points: PointTargets | None = None
     """None where only pixels are known."""
+    pictures: PictureTargets | None = None
+    """For students that are drawn, in place of the others."""
 
 
-Record = TypeVar("Record", RayTargets, PointTargets)
+Source = Callable[[int, int, Generator], BankChunk]
+"""Makes the chunk of a number, which goes into a slot, with the random numbers of a generator."""
+
+Record = TypeVar("Record", RayTargets, PointTargets, PictureTargets)
 
 
 class TargetBank:
@@ -73,7 +91,7 @@ class TargetBank:
 
     def __init__(
         self,
-        source: Callable[[int, int, Generator], BankChunk],
+        source: Source,
         seed: int,
         chunks: int,
         start_chunks: int,
@@ -90,6 +108,7 @@ class TargetBank:
         self._numbers: dict[int, int] = {}
         self._rays: RayTargets | None = None
         self._points: PointTargets | None = None
+        self._pictures: PictureTargets | None = None
         self.seconds = 0.0
         """What making chunks has taken so far."""
 
@@ -106,9 +125,12 @@ class TargetBank:
             generator = seeded_generator(self._device, self._seed, number)
             slot = number % self._slots
             chunk = self._source(number, slot, generator)
-            self._rays = _store(self._rays, chunk.rays, slot, self._slots)
+            if chunk.rays is not None:
+                self._rays = _store(self._rays, chunk.rays, slot, self._slots)
             if chunk.points is not None:
                 self._points = _store(self._points, chunk.points, slot, self._slots)
+            if chunk.pictures is not None:
+                self._pictures = _store(self._pictures, chunk.pictures, slot, self._slots)
             self._numbers[slot] = number
         self.seconds += time.perf_counter() - began
         return len(missing)
@@ -129,6 +151,17 @@ class TargetBank:
         assert self._points is not None, "the source gave no points"
         filled = self._filled(len(self._points.positions))
         return take(self._points, torch.randint(filled, (count,), generator=generator, device=self._device))
+
+    @property
+    def num_pictures(self) -> int:
+        """How many pictures it holds; their numbers begin at 0."""
+        assert self._pictures is not None, "the source gave no pictures"
+        return self._filled(len(self._pictures.poses))
+
+    def pictures(self, index: Int[Tensor, "pictures"]) -> PictureTargets:
+        """The pictures of these numbers."""
+        assert self._pictures is not None, "the source gave no pictures"
+        return take(self._pictures, index)
 
     def _filled(self, capacity: int) -> int:
         return capacity // self._slots * len(self._numbers)
@@ -169,5 +202,5 @@ def _store(ring: Record | None, chunk: Record, slot: int, slots: int) -> Record:
     return ring
 
 
-def _items(record: RayTargets | PointTargets) -> list[tuple[str, Tensor]]:
+def _items(record: RayTargets | PointTargets | PictureTargets) -> list[tuple[str, Tensor]]:
     return [(field.name, getattr(record, field.name)) for field in fields(record)]

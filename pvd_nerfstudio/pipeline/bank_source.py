@@ -92,7 +92,7 @@ class ChunkSource:
         attempt = self._attempt(rays, rendered) if try_student and self._active.config.on else None
         chosen = self._choose(rendered, attempt, notes, generator)
         chunk = keep(rays, rendered, chosen, self._shared.spacing, self._method.feature_weight > 0)
-        if self._method.training_images:
+        if self._method.training_images and chunk.rays is not None:
             self._set_training_images(chunk.rays, rays, len(views.poses))
         if attempt is not None and self._active.config.poses:
             self._report_views(views, rays, attempt)

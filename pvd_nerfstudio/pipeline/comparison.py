@@ -62,14 +62,14 @@ class Comparison:
         if not self.teacher.has_density:
             camera.rescale_output_resolution(min(1.0, SMALL / max(int(camera.height), int(camera.width))))
             theirs = self.render(camera).flatten(0, 1)
-            rays = camera.to(student.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
+            ours = student.pixels(camera, torch.arange(len(theirs)))
         else:
             width, pixels = int(camera.width), int(camera.width) * int(camera.height)
             chosen = torch.linspace(0, pixels - 1, min(RAYS_OF_A_VIEW, pixels)).long()
             coords = torch.stack([chosen // width, chosen % width], dim=-1) + 0.5
             rays = camera.to("cpu").generate_rays(torch.zeros(len(coords), 1).long(), coords).to(student.device)
-            theirs = self.through_shared_samples(rays)
-        return (student.get_outputs(rays)["rgb"] - theirs).square().mean()
+            theirs, ours = self.through_shared_samples(rays), student.pixels(camera, chosen)
+        return (ours - theirs).square().mean()
 
     def through_shared_samples(self, rays: RayBundle) -> Float[Tensor, "rays 3"]:
         """The teacher's rendering of rays through the student's samples; it needs a density."""

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
-from pvd_nerfstudio.distillation.bank import TargetBank
+from pvd_nerfstudio.distillation.bank import Source, TargetBank
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
@@ -21,10 +21,13 @@ from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
 from pvd_nerfstudio.pipeline.handover import compare_renderings, equip, load_teacher, meet, point_answers
+from pvd_nerfstudio.pipeline.picture_source import PictureSource, picture_size, sow
+from pvd_nerfstudio.pipeline.picture_step import PictureStep
 from pvd_nerfstudio.pipeline.step import TrainingStep
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.average import EVERY
 from pvd_nerfstudio.student.model import PointAnswers
+from pvd_nerfstudio.student.splat import SplatModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import occupied_region
 
@@ -56,7 +59,7 @@ class DistillationPipeline(StudentPipeline):
         self._seed = config.seed + 100003 * self._rank
         self._teacher: FrozenTeacher | None = None
         self._optimizers: Any = None
-        self._step: TrainingStep | None = None
+        self._step: TrainingStep | PictureStep | None = None
         self._is_over, self._first_step = False, 0
         self._saved_projection: dict[str, Tensor] = {}
         self.projection: FeatureProjection | None = None
@@ -69,7 +72,7 @@ class DistillationPipeline(StudentPipeline):
             self.datamanager.say_what_is_missing()
         self.add_panel(config.active if test_mode == "val" and config.teacher is not None else None)
 
-    def hand_over(self) -> TrainingStep:
+    def hand_over(self) -> TrainingStep | PictureStep:
         """What a training step does; before the first one teacher and student meet (`handover.py`).
 
         Raises:
@@ -101,7 +104,7 @@ class DistillationPipeline(StudentPipeline):
 
         Before the hand-over nobody knows.
         """
-        if self._teacher is None or not self._teacher.has_density:
+        if self._teacher is None or not self._teacher.has_density or isinstance(self.student, SplatModel):
             return Stage("pixels", LossWeights(pixel=1.0))
         return self.config.distillation.stage(step / self.config.steps)
 
@@ -118,6 +121,9 @@ class DistillationPipeline(StudentPipeline):
         self.panel.show_levels()
         if self._first_step == 0:
             self._equip(teacher)
+            if isinstance(student, SplatModel):
+                sow(teacher, student, data, self._seed)
+                self._learn_anew()
         compare_renderings(teacher, student, data)
         self.compare_with(teacher)
         if not data.has_eval_images and len(data.eval_dataset):
@@ -156,7 +162,7 @@ class DistillationPipeline(StudentPipeline):
             if self._optimizers is not None:
                 self._optimizers.add("projection", list(self.projection.parameters()))
 
-    def _training_step(self) -> TrainingStep:
+    def _training_step(self) -> TrainingStep | PictureStep:
         method, active = self.config.distillation, self._levels()
         if self._first_step > 0:
             say(f"Querying again what the bank held at step {self._first_step}.")
@@ -170,10 +176,18 @@ class DistillationPipeline(StudentPipeline):
             refresh_every=method.refresh_every,
             device=self.student.device,
         )
+        if isinstance(self.student, SplatModel):
+            return PictureStep(self.student, bank, picture_size(self.student, self.datamanager), self.stage, self._seed)
         return TrainingStep(self.student, bank, method, self.stage, active, self.projection, self._seed)
 
-    def _source(self) -> ChunkSource:
+    def _source(self) -> Source:
         """What the bank is filled from."""
+        if isinstance(self.student, SplatModel):
+            if self._teacher is None:
+                raise InputError(
+                    "A splat student learns from pictures of its teacher. Name it with --teacher-checkpoint."
+                )
+            return PictureSource(self._teacher, self.student, self.datamanager)
         method, active = self.config.distillation, self._levels()
         return ChunkSource(self._teacher, self.student, self.datamanager, method, active, self._seed)
 
@@ -239,10 +253,16 @@ class DistillationPipeline(StudentPipeline):
         errors = [] if self._step is None else self._step.errors
         return float(-10 * torch.stack(list(errors)).mean().log10()) if errors else None
 
+    def _learn_anew(self) -> None:
+        """The optimisers learn the student's new parameters in place of the old ones."""
+        if self._optimizers is not None:
+            for name, parameters in self.student.get_param_groups().items():
+                self._optimizers.replace(name, parameters)
+
     def _grow(self, step: int) -> bool:
         """Give the student the size of this step; returns whether it has changed."""
         optimizers = self._optimizers
-        fields = None if optimizers is None else optimizers.optimizers["fields"]
+        fields = None if optimizers is None else optimizers.optimizers.get("fields")
         grew = self.student.grow(step / self.config.steps, fields, self._point_answers)
         if grew and optimizers is not None:
             optimizers.parameters |= self.student.get_param_groups()

@@ -19,6 +19,7 @@ from pvd_nerfstudio.distillation.bank import PointTargets, RayTargets, TargetBan
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import DistillationConfig, Stage
 from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.student.average import Averaged
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.adapters import point_samples
 
@@ -105,20 +106,13 @@ class TrainingStep:
     @torch.no_grad()
     def keep_better(self) -> None:
         """Of the student's weights and their average, which it is done with then."""
-        student, errors = self._student, []
-        for _ in range(2):
-            generator = seeded_generator(student.device, self._seed + 3, 0)
-            rays = self.bank.rays(uniform(COMPARED, self.bank.num_rays, generator))
-            outputs = student(self.ray_bundle(rays, generator))
-            pair = outputs["premultiplied"], outputs["opacity"], rays.rgb, rays.opacity
-            errors.append(float(losses.pixel_errors(*pair).mean()))
-            student.swap_average()
-        if errors[1] < errors[0]:
-            student.swap_average()
-        student.drop_average()
-        last, average = (-10 * log10(max(error, 1e-10)) for error in errors)
-        which = "their average is" if errors[1] < errors[0] else "the last weights are"
-        say(f"The last weights have {last:.2f} dB to the teacher, their average {average:.2f} dB: {which} kept.")
+        keep_better(self._student, self._error_of_some)
+
+    def _error_of_some(self) -> float:
+        generator = seeded_generator(self._student.device, self._seed + 3, 0)
+        rays = self.bank.rays(uniform(COMPARED, self.bank.num_rays, generator))
+        outputs = self._student(self.ray_bundle(rays, generator))
+        return float(losses.pixel_errors(outputs["premultiplied"], outputs["opacity"], rays.rgb, rays.opacity).mean())
 
     def ray_bundle(self, rays: RayTargets, generator: Generator) -> RayBundle:
         """Rays over the part of them that the teacher shows; a share of them whole, lest things grow outside it.
@@ -176,3 +170,22 @@ class TrainingStep:
         norm = self._method.norm
         assert norm != "preset"
         return norm
+
+
+def keep_better(student: Averaged, error: Callable[[], float]) -> None:
+    """Of a student's weights and their average, by their error against the teacher; the log says which.
+
+    Args:
+        student: has an average, and is done with it then.
+        error: mean squared error of the weights that it has now.
+    """
+    errors = []
+    for _ in range(2):
+        errors.append(error())
+        student.swap_average()
+    if errors[1] < errors[0]:
+        student.swap_average()
+    student.drop_average()
+    last, average = (-10 * log10(max(one, 1e-10)) for one in errors)
+    which = "their average is" if errors[1] < errors[0] else "the last weights are"
+    say(f"The last weights have {last:.2f} dB to the teacher, their average {average:.2f} dB: {which} kept.")

@@ -33,13 +33,13 @@ class Speed:
         """Rays per second; None where nothing was rendered."""
         return self.rays / self.seconds if self.seconds else None
 
-    def take(self, draw: Callable[[], Tensor]) -> Tensor:
-        """Take the time of a rendering, whose result is pixels `[..., 3]`."""
+    def take(self, draw: Callable[[], Tensor], rays: int) -> Tensor:
+        """Take the time of a rendering of so many rays, whose result is pixels `[..., 3]`."""
         start = time.perf_counter()
         image = draw()
         if image.is_cuda:
             torch.cuda.synchronize()
-        self.rays, self.seconds = self.rays + image[..., 0].numel(), self.seconds + time.perf_counter() - start
+        self.rays, self.seconds = self.rays + rays, self.seconds + time.perf_counter() - start
         return image
 
 
@@ -95,12 +95,13 @@ def summarize(pipeline: StudentPipeline, run: TeacherRun) -> list[Figures]:
         seen = counted_pixels(mask_of(dataset, view), len(rays))
         chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(student.device)
         rays = rays[chosen]
-        ours, theirs = figures[-1].speed.take(lambda rays=rays: student.get_outputs(rays)["rgb"]), None
+        count = student.rays_for(len(chosen), camera)
+        ours, theirs = figures[-1].speed.take(lambda c=camera, p=chosen: student.pixels(c, p), count), None
         if teacher is not None and comparison is not None:
             theirs = comparison.through_shared_samples(rays)
             figures[-1].to_teacher.append((ours - theirs).square().mean())
             if teacher.renders_natively:
-                figures[0].speed.take(lambda rays=rays: teacher.render_rays(rays, chunk=len(rays)))
+                figures[0].speed.take(lambda rays=rays: teacher.render_rays(rays, chunk=len(rays)), len(rays))
         if view in there:
             image = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(ours))
             truth = image.flatten(0, 1)[chosen]

@@ -1,9 +1,9 @@
 """Gaussians to pixels (Kerbl et al., 2023), in plain torch: projection, tiles, compositing from front to back.
 
-The image is cut into tiles. Within a tile the exponent of a Gaussian is a quadratic function of the pixel's position, so
-those of many Gaussians at all pixels of a tile are one product of matrices: six coefficients times six powers. What is
-composited, and its gradient, goes over a tile's Gaussians in portions, nearest first, and ends where nothing shows
-through any more; so memory is bounded, whatever lies behind one another.
+The image is cut into tiles. Within a tile the exponent of a Gaussian is a quadratic function of the pixel's position,
+so those of many Gaussians at all pixels of a tile are one product of matrices: six coefficients times six powers. What
+is composited, and its gradient, goes over a tile's Gaussians in portions, nearest first, and ends where nothing shows
+through any more; so memory is bounded, however much lies behind one another.
 """
 
 import math
@@ -87,7 +87,7 @@ def project(gaussians: Gaussians, view: View) -> Projected:
     margin = BEYOND * 0.5 * view.width / fx, BEYOND * 0.5 * view.height / fy
     slope_x = u.clamp(-cx / fx - margin[0], (view.width - cx) / fx + margin[0])
     slope_y = v.clamp(-cy / fy - margin[1], (view.height - cy) / fy + margin[1])
-    axes = _rotations(gaussians.quats) * gaussians.scales[:, None, :]
+    axes = rotations(gaussians.quats) * gaussians.scales[:, None, :]
     along = view.rotation @ axes
     across_x = fx * inverse[:, None] * (along[:, 0] - slope_x[:, None] * along[:, 2])
     across_y = fy * inverse[:, None] * (along[:, 1] - slope_y[:, None] * along[:, 2])
@@ -102,7 +102,8 @@ def project(gaussians: Gaussians, view: View) -> Projected:
     )
 
 
-def _rotations(quats: Float[Tensor, "gaussians 4"]) -> Float[Tensor, "gaussians 3 3"]:
+def rotations(quats: Float[Tensor, "gaussians 4"]) -> Float[Tensor, "gaussians 3 3"]:
+    """Matrices of quaternions, w first, of any length."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(dim=-1)
     rows = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
@@ -283,26 +284,28 @@ class _Tiles:
         pairs = self._pairs
         order = pairs.counts.argsort(descending=True, stable=True)
         order = order[pairs.counts[order] > 0]
-        for tiles in order.split(TILES_AT_ONCE) if len(order) else ():
-            before = torch.ones(len(tiles), 1, TILE * TILE, dtype=self.powers.dtype, device=tiles.device)
-            most = int(pairs.counts[tiles[0]])
-            for begin in range(0, most, AT_ONCE):
-                numbers = torch.arange(begin, min(begin + AT_ONCE, most), device=tiles.device)
-                known = numbers < pairs.counts[tiles][:, None]
-                index = torch.where(known, pairs.starts[tiles][:, None] + numbers, len(pairs.gaussians))
-                alphas = (self._coefficients[index] @ self.powers).exp_()
-                is_free = (alphas >= LEAST_ALPHA) & (alphas < LARGEST_ALPHA)
-                alphas = alphas.clamp_(max=LARGEST_ALPHA).masked_fill_(alphas < LEAST_ALPHA, 0.0)
-                through = before * (1 - alphas).cumprod(dim=1)
-                transmittances = torch.cat([before, through[:, :-1]], dim=1)
-                transmittances.masked_fill_(transmittances < hidden, 0.0)
-                yield _Portion(tiles, index, alphas, transmittances, alphas * transmittances, is_free)
-                before = through[:, -1:]
-                goes_on = (before >= hidden).any(dim=-1)[:, 0] & (pairs.counts[tiles] > begin + AT_ONCE)
-                if not goes_on.all():
-                    tiles, before = tiles[goes_on], before[goes_on]
-                if not len(tiles):
-                    break
+        for some in order.split(TILES_AT_ONCE) if len(order) else ():
+            yield from self._portions_of(some, hidden)
+
+    def _portions_of(self, tiles: Int[Tensor, "tiles"], hidden: float) -> Iterator[_Portion]:
+        """Those of some tiles, the fullest first."""
+        pairs = self._pairs
+        before = torch.ones(len(tiles), 1, TILE * TILE, dtype=self.powers.dtype, device=tiles.device)
+        most, begin = int(pairs.counts[tiles[0]]), 0
+        while len(tiles):
+            counts = pairs.counts[tiles][:, None]
+            numbers = torch.arange(begin, min(begin + AT_ONCE, most), device=tiles.device)
+            index = torch.where(numbers < counts, pairs.starts[tiles][:, None] + numbers, len(pairs.gaussians))
+            alphas = (self._coefficients[index] @ self.powers).exp_()
+            is_free = (alphas >= LEAST_ALPHA) & (alphas < LARGEST_ALPHA)
+            alphas = alphas.clamp_(max=LARGEST_ALPHA).masked_fill_(alphas < LEAST_ALPHA, 0.0)
+            through = before * (1 - alphas).cumprod(dim=1)
+            transmittances = torch.cat([before, through[:, :-1]], dim=1)
+            transmittances.masked_fill_(transmittances < hidden, 0.0)
+            yield _Portion(tiles, index, alphas, transmittances, alphas * transmittances, is_free)
+            begin, before = begin + AT_ONCE, through[:, -1:]
+            goes_on = (before >= hidden).any(dim=-1)[:, 0] & (counts > begin)[:, 0]
+            tiles, before = tiles[goes_on], before[goes_on]
 
     def of_gaussians(self, of_pairs: Float[Tensor, "pairs numbers"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of means, conics, opacities and colours."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, make_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.scene_box import OrientedBox
@@ -145,7 +145,7 @@ class StudentModelConfig(StudentSizes):
         """nerfstudio's; within the limit, if there is one. It is good for once: later the student may have grown."""
         limit = vars(self).pop("_limit", None)
         with nullcontext() if limit is None else Bounded(limit):
-            return super().setup(**kwargs)
+            return self.chosen.model()(self, **kwargs)
 
     def check(self, option: str) -> None:
         """Refuse numbers that do not go together, also those of the chosen student.
@@ -440,6 +440,16 @@ class StudentModel(Averaged):
         assert rays.nears is not None and rays.fars is not None
         middle = rays.origins[empty] + (rays.nears + rays.fars)[empty] / 2 * rays.directions[empty]
         return image.index_copy(0, empty, self.answer(middle, rays.directions[empty])[1].to(image))
+
+    def pixels(self, camera: Cameras, chosen: Int[Tensor, "pixels"]) -> Float[Tensor, "pixels 3"]:
+        """Some pixels of a view, by their numbers."""
+        rays = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
+        return self.get_outputs(rays[chosen])["rgb"]
+
+    def rays_for(self, pixels: int, camera: Cameras) -> int:
+        """How many are rendered where so many are asked for."""
+        del camera
+        return pixels
 
     def sky(self, origins: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:
         """What the field shows at the far plane, behind everything."""

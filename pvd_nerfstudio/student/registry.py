@@ -15,6 +15,7 @@ from nerfstudio.models.base_model import ModelConfig
 
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.fields.base import FieldConfig
+from pvd_nerfstudio.student.fields.gaussians import SplatFieldConfig
 from pvd_nerfstudio.student.fields.hash import HashFieldConfig
 from pvd_nerfstudio.student.fields.hybrid import HybridFieldConfig
 from pvd_nerfstudio.student.fields.low_rank import CPFieldConfig, TriplaneFieldConfig, VMFieldConfig
@@ -30,6 +31,7 @@ BUILT_IN: dict[str, type[FieldConfig]] = {
     "triplane": TriplaneFieldConfig,
     "sparse": SparseFieldConfig,
     "hybrid": HybridFieldConfig,
+    "splat": SplatFieldConfig,
 }
 OWN = (
     "ranges check student scale grid_resolution render_step_size disparity_from depth train_step_factor near_plane "

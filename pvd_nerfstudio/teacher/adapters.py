@@ -224,6 +224,11 @@ class StudentAdapter(FieldAdapter):
     """A student of an earlier distillation. It has learned nothing outside its grid, and shows nothing there."""
 
     @staticmethod
+    def knows(model: Any) -> bool:
+        """All but a splat, whose Gaussians show whole views."""
+        return isinstance(model.field, Field)
+
+    @staticmethod
     def depth(config: Any) -> Literal["median", "expected"]:
         return config.depth or "median"
 

@@ -111,6 +111,16 @@ class FrozenTeacher:
             self._check_finite(density, lambda: positions)
             return density.clamp_max(LARGEST_DENSITY)
 
+    def densities(
+        self, positions: Float[Tensor, "points 3"], extent: float, chunk: int = 1 << 16
+    ) -> Float[Tensor, "points 1"]:
+        """What `density` is where the teacher shows anything, at as many positions as one likes; otherwise 0."""
+        parts = []
+        for some in positions.split(chunk):
+            density = self.density(some, extent)
+            parts.append(density if self.grid is None else density * self.grid.contains(some)[:, None])
+        return torch.cat(parts)
+
     @property
     def grid(self) -> OccupancyGrid | NestedGrid | None:
         """The grid of an earlier student or of instant-ngp, which shows nothing outside it; None for all others."""

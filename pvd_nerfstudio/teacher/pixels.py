@@ -7,18 +7,18 @@ Limits: only what the views see from outside is occupied, a shell about the surf
 where its mean depth says; what is seen outside the scene box counts as nothing, unless the student contracts space.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Generator, Tensor
 
+from pvd_nerfstudio.data.views import piece_of
 from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, take
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher, image_of
@@ -56,9 +56,14 @@ class Seen:
         return blend(self.rgb, self.opacity, renderer)
 
     @property
+    def is_solid(self) -> Bool[Tensor, "pixels"]:
+        """Which pixels are opaque enough to believe their depth."""
+        return (self.opacity > SOLID)[:, 0] & self.distance.isfinite()[:, 0]
+
+    @property
     def points(self) -> Float[Tensor, "solid 3"]:
         """Where the opaque pixels lie in space."""
-        solid = (self.opacity > SOLID)[:, 0] & self.distance.isfinite()[:, 0]
+        solid = self.is_solid
         return self.origins[solid] + self.distance[solid] * self.directions[solid]
 
 
@@ -125,7 +130,7 @@ def query_pixels(
     found, side = 0, math.ceil(math.sqrt(SPARE * rays_per_chunk / WINDOWS))
     for _ in range(50):
         for camera in draw_views(WINDOWS, generator):
-            seen = look(teacher, _window(camera, side, generator), shared.grid.contracted)
+            seen = look(teacher, piece_of(camera, side, side, generator), shared.grid.contracted)
             margin = _margin(shared, seen.distance)
             index = shared.march(seen.origins, seen.directions).ray_indices.unique()
             solid = (seen.opacity > SOLID) & seen.distance.isfinite()
@@ -158,16 +163,3 @@ def _fills_background(teacher: FrozenTeacher) -> bool:
     return teacher.space.background == "last_sample" or (
         getattr(teacher.model.config, "background_model", "none") != "none"
     )
-
-
-def _window(camera: Cameras, side: int, generator: Generator) -> Cameras:
-    """A random piece of a view, at most `side` pixels wide and high, in full resolution."""
-    piece = copy.deepcopy(camera)
-    share = torch.rand(2, generator=generator, device=generator.device).tolist()
-    for length, centre, where in (("height", "cy", share[0]), ("width", "cx", share[1])):
-        whole = int(getattr(camera, length))
-        size = min(whole, side)
-        corner = int(where * (whole - size + 1))
-        setattr(piece, centre, getattr(camera, centre) - corner)
-        setattr(piece, length, torch.full_like(getattr(camera, length), size))
-    return piece

@@ -20,6 +20,8 @@ from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 NOTHING = 1e-6
 """Added to compositing weights, so that there is a mean of them."""
+HARDLY_VISIBLE = 1e-4
+"""Compositing weight up to which a sample has the colour of the others on its ray."""
 VISIBLE = 3e-3
 """Compositing weight from which on a sample can be seen."""
 
@@ -88,6 +90,34 @@ def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundl
     rgb = (1 - covered) * rgb + accumulate(weights, answer.rgb, samples.ray_indices, count)
     opacity = covered + (1 - covered) * opacity
     return Rendered(samples, positions, ray_samples.frustums.directions, answer, weights, rgb, opacity)
+
+
+def render_in_sight(
+    teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundle, shift: Tensor | float
+) -> tuple[Float[Tensor, "rays 3"], Float[Tensor, "rays 1"]]:
+    """The same pixels, of a teacher that is asked for the colours of what can be seen alone.
+
+    Returns:
+        The colours, premultiplied with the opacity, and the opacity.
+    """
+    origins, directions, count = rays.origins, rays.directions, len(rays)
+    samples = shared.march(origins, directions, shift)
+    index, extent = samples.ray_indices, shared.spacing.step_size
+    rgb, opacity = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
+    if len(samples):
+        positions = samples.positions(origins, directions)
+        weights = render_weights(teacher.densities(positions, extent), samples.ends - samples.starts, index, count)
+        seen = (weights > HARDLY_VISIBLE)[:, 0].nonzero()[:, 0]
+        opacity = accumulate(weights, None, index, count)
+        if len(seen):
+            shown, rays_of = weights[seen], index[seen]
+            colors = teacher.query_points(positions[seen], directions[rays_of], extent)[1]
+            covered = accumulate(shown, None, rays_of, count).clamp_min(HARDLY_VISIBLE)
+            rgb = accumulate(shown, colors, rays_of, count) / covered * opacity
+    if shared.has_sky:
+        sky = teacher.query(point_samples(origins + shared.far * directions, directions)).rgb
+        rgb, opacity = rgb + (1 - opacity) * sky, torch.ones_like(opacity)
+    return rgb, opacity
 
 
 def _ray_samples(samples: PackedSamples, rays: RayBundle) -> RaySamples:

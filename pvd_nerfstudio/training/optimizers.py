@@ -178,6 +178,13 @@ class GrowingOptimizers(Optimizers):
             if (kind, name) in self._saved:
                 self._load(kind, {name: self._saved.pop((kind, name))})
 
+    def replace(self, name: str, parameters: list[Parameter]) -> None:
+        """Learn these in place of the group's; what was known of those is forgotten."""
+        optimizer = self.optimizers[name]
+        optimizer.state.clear()
+        optimizer.param_groups[0]["params"] = parameters
+        self.parameters[name] = parameters
+
     def drop(self, name: str) -> None:
         """Learn a group of parameters no longer."""
         for kept in (self.optimizers, self.schedulers, self.parameters):

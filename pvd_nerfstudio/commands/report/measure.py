@@ -88,18 +88,19 @@ def _take_times(pipeline: StudentPipeline, camera: Cameras, measured: Measured) 
     """Both render the same rays."""
     student, comparison = pipeline.student, pipeline.comparison
     rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-    count = min(TIMED_RAYS, len(rays))
-    rays = rays[torch.linspace(0, len(rays) - 1, count, device=rays.origins.device).long()]
-    measured.student_speed.take(lambda: student.get_outputs(rays)["rgb"])
+    total, count = len(rays), min(TIMED_RAYS, len(rays))
+    chosen = torch.linspace(0, total - 1, count, device=rays.origins.device).long()
+    rays = rays[chosen]
+    measured.student_speed.take(lambda: student.pixels(camera, chosen), student.rays_for(count, camera))
     if comparison is None:
         return
     teacher = comparison.teacher
     if not teacher.has_density:
-        measured.teacher_speed.take(lambda: teacher.render(camera))
+        measured.teacher_speed.take(lambda: teacher.render(camera), total)
     elif teacher.renders_natively:
-        measured.teacher_speed.take(lambda: teacher.render_rays(rays, chunk=count))
+        measured.teacher_speed.take(lambda: teacher.render_rays(rays, chunk=count), count)
     else:
-        measured.teacher_speed.take(lambda: comparison.render(camera))
+        measured.teacher_speed.take(lambda: comparison.render(camera), total)
 
 
 def _cpu(image: Tensor | None) -> Any:

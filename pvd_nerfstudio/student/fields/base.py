@@ -76,6 +76,17 @@ class FieldConfig(InstantiateConfig):
         """Memory of training at that size: values, gradients, the optimiser's two running means, the average."""
         return 20 * self.num_parameters
 
+    def model(self) -> type:
+        """The class of the model around the field."""
+        from pvd_nerfstudio.student.model import StudentModel  # noqa: PLC0415 - which knows all fields
+
+        return StudentModel
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rates of parameters that are learned each by its own; empty where they are learned together."""
+        return {}
+
     def settle(self, device_type: str) -> None:
         """Replace what depends on the machine that trains by its value, so that config.yml says it."""
 

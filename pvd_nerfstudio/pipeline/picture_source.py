@@ -1,0 +1,154 @@
+"""For students that are drawn: where Gaussians begin, and the pictures of the teacher that they learn from."""
+
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import Generator, Tensor
+
+from pvd_nerfstudio.data.datamanager import DistillationDataManager
+from pvd_nerfstudio.data.views import piece_of
+from pvd_nerfstudio.distillation.bank import BankChunk, PictureTargets, seeded_generator
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.pipeline.handover import shared_samples
+from pvd_nerfstudio.rendering.normals import normals_of
+from pvd_nerfstudio.student.splat import SplatModel
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.pixels import look
+from pvd_nerfstudio.teacher.targets import query_rays, render_in_sight
+
+RAYS_AT_ONCE = 8192
+MOST_VIEWS = 1000
+"""Views in which surfaces are looked for."""
+RAYS_A_GAUSSIAN = 2.0
+"""Rays by which it is found out where Gaussians belong, for each of them."""
+
+
+def picture_size(student: SplatModel, data: DistillationDataManager) -> tuple[int, int]:
+    """Height and width of all pictures of the bank."""
+    most, cameras = student.field.config.picture_size, data.train_cameras
+    return min(int(cameras.height.min()), most), min(int(cameras.width.min()), most)
+
+
+class PictureSource:
+    """Makes chunks of the bank: the teacher seen from training views and pseudo ones.
+
+    Args:
+        teacher: who is queried.
+        student: who learns.
+        data: gives views.
+    """
+
+    def __init__(self, teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManager) -> None:
+        self._teacher, self._student, self._data = teacher, student, data
+        self._height, self._width = picture_size(student, data)
+
+    def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
+        """The chunk of a number."""
+        del number, slot
+        count = self._student.field.config.pictures_per_chunk
+        views = self._data.draw_views(count, generator)
+        pieces = [piece_of(_pinhole(view), self._height, self._width, generator) for view in views]
+        shown = [self._render(piece) for piece in pieces]
+        intrinsics = [
+            torch.cat([getattr(piece, name).flatten() for name in ("fx", "fy", "cx", "cy")]) for piece in pieces
+        ]
+        return BankChunk(
+            pictures=PictureTargets(
+                poses=torch.stack([piece.camera_to_worlds.flatten() for piece in pieces]),
+                intrinsics=torch.stack(intrinsics),
+                rgb=torch.stack([rgb.flatten() for rgb, _ in shown]),
+                opacity=torch.stack([opacity.flatten() for _, opacity in shown]),
+            )
+        )
+
+    def _render(self, camera: Cameras) -> tuple[Tensor, Tensor]:
+        if not self._teacher.has_density:
+            seen = look(self._teacher, camera, self._student.grid.contracted)
+            return seen.rgb, seen.opacity
+        rays = camera.to(self._teacher.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
+        shared = shared_samples(self._student)
+        starts = range(0, len(rays), RAYS_AT_ONCE)
+        parts = [render_in_sight(self._teacher, shared, rays[at : at + RAYS_AT_ONCE], shift=0.5) for at in starts]
+        colors, opacities = zip(*parts)
+        return torch.cat(colors), torch.cat(opacities)
+
+
+def _pinhole(camera: Cameras) -> Cameras:
+    """The same view without distortion: the teacher can be seen through any camera."""
+    return Cameras(
+        camera_to_worlds=camera.camera_to_worlds,
+        fx=camera.fx,
+        fy=camera.fy,
+        cx=camera.cx,
+        cy=camera.cy,
+        width=camera.width,
+        height=camera.height,
+        camera_type=CameraType.PERSPECTIVE,
+    )
+
+
+def sow(teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManager, seed: int) -> None:
+    """Put the student's Gaussians where the teacher shows something, by compositing weight.
+
+    Args:
+        teacher: gives positions, colours and normals.
+        student: is given its Gaussians.
+        data: gives views.
+        seed: of the run.
+    """
+    generator = seeded_generator(student.device, seed + 4, 0)
+    wanted = student.field.config.num_gaussians
+    if teacher.has_density:
+        places, colors, normals = _within_samples(teacher, student, data, wanted, generator)
+    else:
+        places, colors = _on_surfaces(teacher, student, data, wanted, generator)
+        normals = torch.zeros_like(places)
+    student.field.sow(places, colors, normals)
+    say(f"{len(places):,} Gaussians begin where the teacher shows something.")
+
+
+def _on_surfaces(
+    teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManager, wanted: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Positions and colours by the depth of a teacher's renderings."""
+    positions, colors, found = [], [], 0
+    for _ in range(MOST_VIEWS):
+        (view,) = data.draw_views(1, generator)
+        seen = look(teacher, _pinhole(view), student.grid.contracted)
+        solid = seen.is_solid.nonzero()[:, 0]
+        count = min(wanted - found, round(len(solid) / RAYS_A_GAUSSIAN))
+        chosen = solid[torch.randperm(len(solid), generator=generator, device=generator.device)[:count]]
+        positions.append(seen.origins[chosen] + seen.distance[chosen] * seen.directions[chosen])
+        colors.append(seen.rgb[chosen] / seen.opacity[chosen])
+        found += count
+        if found == wanted:
+            break
+    if not found:
+        raise InputError("The cameras see nothing of the teacher. Does --data belong to the teacher's scene?")
+    return torch.cat(positions), torch.cat(colors)
+
+
+def _within_samples(
+    teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManager, wanted: int, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions, colours and normals, in samples by their compositing weight."""
+    shared, positions, colors, found = shared_samples(student), [], [], 0
+    while found < wanted:
+        rays, rendered = query_rays(teacher, shared, data.draw_rays, RAYS_AT_ONCE, generator)
+        count = min(wanted - found, round(len(rays) / RAYS_A_GAUSSIAN))
+        # A random place in the sample: else all would lie on the planes of the march.
+        chosen = torch.multinomial(rendered.weights[:, 0], count, replacement=False, generator=generator)
+        samples, index = rendered.samples, rendered.samples.ray_indices[chosen]
+        share = torch.rand(count, 1, generator=generator, device=generator.device)
+        where = samples.starts[chosen] + share * (samples.ends - samples.starts)[chosen]
+        positions.append(rays.origins[index] + where * rays.directions[index])
+        colors.append(rendered.answer.rgb[chosen])
+        found += count
+    places = torch.cat(positions)
+    reach = 2 * student.spacing.step_size * torch.ones_like(places[:, :1])
+    reach_of_one = student.spacing.step_size
+
+    def log_density(asked: Tensor) -> Tensor:
+        return teacher.query_points(asked, torch.ones_like(asked), reach_of_one)[0]
+
+    return places, torch.cat(colors), normals_of(log_density, places, reach)

@@ -1,0 +1,145 @@
+"""The splat student: Gaussians that are drawn, where all other students' rays are marched along."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.model_components import renderers
+from nerfstudio.models.base_model import Model
+from nerfstudio.models.splatfacto import SplatfactoModel
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.splatting import View, project, rasterize, rotations
+from pvd_nerfstudio.student.fields.gaussians import GaussianField
+from pvd_nerfstudio.student.model import NOTHING, PointAnswers, StudentModel
+
+HIDDEN = 3e-3
+"""Transmittance under which training leaves out what is behind; images go on to the rasteriser's own bound."""
+
+
+class _Splatfacto(SplatfactoModel):
+    """What nerfstudio's exporter and viewer take for Gaussians, and none of its training."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        Model.__init__(self, *args, **options)
+
+    populate_modules = Model.populate_modules
+    load_state_dict = Model.load_state_dict  # type: ignore[assignment]
+    get_training_callbacks = Model.get_training_callbacks
+
+
+class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
+    """Gaussians in the world. The occupancy grid is for the teacher alone, who shows nothing outside it."""
+
+    field: GaussianField  # type: ignore[assignment]
+
+    def pixels(self, camera: Cameras, chosen: Int[Tensor, "pixels"]) -> Float[Tensor, "pixels 3"]:
+        return self.get_outputs_for_camera(camera)["rgb"].flatten(0, 1)[chosen]
+
+    def rays_for(self, pixels: int, camera: Cameras) -> int:
+        return int(camera.width.flatten()[0]) * int(camera.height.flatten()[0])
+
+    @property
+    def gauss_params(self) -> dict[str, Parameter]:  # type: ignore[override]
+        """splatfacto's name for the parameters."""
+        return self.field.named
+
+    @property
+    def colors(self) -> Tensor:
+        """Colours without what depends on the direction, for exporters."""
+        return self.field.seen_from(self.field.means.new_zeros(3)).colors
+
+    @property
+    def shs_0(self) -> Tensor:
+        """The constant coefficient of the spherical harmonics, of whatever degree."""
+        return self.field.features_dc
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Each parameter alone, by its name: their learning rates differ."""
+        return {name: [value] for name, value in self.field.named.items()}
+
+    def grow(self, progress: float, optimizer: Optimizer | None = None, teacher: PointAnswers | None = None) -> bool:
+        """Nothing grows by the clock."""
+        del progress, optimizer, teacher
+        return False
+
+    def inherit_color_head(self, weights: dict[str, Tensor] | None) -> None:
+        """There is no head to be taken over."""
+        del weights
+
+    def draw(self, view: View, hidden: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
+        """Colour, premultiplied with the opacity, `[height, width, 3]`, the opacity and the expected depth, which is
+        multiplied with it, too, `[height, width, 1]`."""
+        gaussians = self.field.seen_from(view.position)
+        projected = project(gaussians, view)
+        painted = torch.cat([gaussians.colors, projected.depths.detach()[:, None]], dim=-1)
+        image, opacity = rasterize(projected, gaussians.opacities, painted, view, hidden)
+        return image[..., :3], opacity, image[..., 3:]
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
+        """Gaussians answer to no single ray.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "A splat shows whole views and no single rays, so this tool cannot have any. Its Gaussians are exported by "
+            "`ns-export gaussian-splat` and `pvd export --ply`."
+        )
+
+    def normal_image(self, camera: Cameras, outputs: dict[str, Tensor]) -> Float[Tensor, "height width 3"]:
+        """Normals of what a camera sees, in [0, 1]: the shortest axis of each Gaussian, towards the camera."""
+        view, field = view_of(camera.to(self.device)), self.field
+        gaussians = field.seen_from(view.position)
+        axes = rotations(gaussians.quats)
+        normals = axes.gather(2, gaussians.scales.argmin(dim=-1)[:, None, None].expand(-1, 3, 1))[..., 0]
+        away = (normals * (gaussians.means - view.position)).sum(dim=-1, keepdim=True) > 0
+        image, _ = rasterize(project(gaussians, view), gaussians.opacities, torch.where(away, -normals, normals), view)
+        image = (torch.nn.functional.normalize(image, dim=-1) + 1) / 2
+        return torch.where(outputs["accumulation"] > NOTHING, image.to(outputs["rgb"]), 0.5)
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
+        """Images from a camera, each `[height, width, channels]`; with what the pipeline has beside them."""
+        camera = camera.to(self.device)
+        premultiplied, opacity, depth = self.draw(view_of(camera))
+        depth = torch.where(opacity > NOTHING, depth / opacity.clamp_min(NOTHING), self.far)
+        outputs = {
+            "rgb": self._over_background(premultiplied, opacity).clamp(0, 1),
+            "accumulation": opacity,
+            "depth": depth,
+        }
+        return outputs if self.beside is None else self.beside(camera, outputs)
+
+    def _over_background(self, premultiplied: Tensor, opacity: Tensor) -> Tensor:
+        override = renderers.BACKGROUND_COLOR_OVERRIDE
+        background = override if override is not None else self.renderer_rgb.background_color
+        if isinstance(background, str):
+            background = torch.full((3,), float(background == "white"))
+        return premultiplied + (1 - opacity) * background.to(premultiplied)
+
+
+def view_of(camera: Cameras) -> View:
+    """A camera of nerfstudio's as the rasteriser has it.
+
+    Raises:
+        InputError: it is no pinhole camera.
+    """
+    if int(camera.camera_type.flatten()[0]) != CameraType.PERSPECTIVE.value:
+        raise InputError("A splat is drawn through perspective cameras alone, and this is a fisheye or a panorama.")
+    numbers = [float(getattr(camera, name).flatten()[0]) for name in ("fx", "fy", "cx", "cy")]
+    size = int(camera.width.flatten()[0]), int(camera.height.flatten()[0])
+    return view_at(camera.camera_to_worlds.view(-1, 3, 4)[0], numbers, *size)
+
+
+def view_at(pose: Float[Tensor, "3 4"], intrinsics: list[float], width: int, height: int) -> View:
+    """A pinhole camera, of nerfstudio's camera to world (x to the right, y up, z backwards), and fx, fy, cx, cy."""
+    fx, fy, cx, cy = intrinsics
+    rotation = (pose[:, :3] * pose.new_tensor([1.0, -1.0, -1.0])).T
+    return View(rotation, -rotation @ pose[:, 3], (fx, fy), (cx, cy), width, height)
