@@ -224,7 +224,8 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         elif previous.pipeline.teacher is not None and not is_file(previous.pipeline.teacher):
             say(f"The teacher {previous.pipeline.teacher} is gone; --teacher-checkpoint names another.", "yellow")
             previous.pipeline.teacher = None
-        check_optimizers(previous.optimizers, where=str(run.config_path))
+        groups = previous.pipeline.model.chosen.rates or ("fields",)
+        check_optimizers(previous.optimizers, groups, where=str(run.config_path))
         previous.pipeline.model.build_within(most_numbers(stored_state(run)))
         data, named = previous.pipeline.datamanager, self.pipeline.datamanager.dataparser
         if not isinstance(named, TeacherDataParserConfig):
@@ -243,6 +244,8 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         """Replace every `0: what suits` and `left out` by its value, so that config.yml says everything."""
         pipeline, model = self.pipeline, self.pipeline.model
         self._check_student(model)
+        if model.chosen.is_drawn:
+            self._check_drawn()
         if self.max_num_iterations == 0:
             self.max_num_iterations = model.chosen.iterations
             if self.machine.device_type == "cpu":
@@ -262,7 +265,7 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         pipeline.datamanager.train_num_rays_per_batch = pipeline.distillation.rays_per_step
         if model.chosen.rates and not model.chosen.rates.keys() & self.optimizers.keys():
             self.optimizers = {
-                name: {"optimizer": AdamWOptimizerConfig(lr=lr), "scheduler": RootSchedulerConfig()}
+                name: {"optimizer": AdamWOptimizerConfig(lr=lr), "scheduler": RootSchedulerConfig(warmup_steps=10)}
                 for name, lr in model.chosen.rates.items()
             } | {"projection": self.optimizers["projection"]}
         for name, group in self.optimizers.items():
@@ -275,6 +278,25 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         place = Path(pipeline.datamanager.dataparser.data)
         if place.exists():  # so that the run opens from any working directory
             pipeline.datamanager.dataparser.data = Path(os.path.abspath(place))
+
+    def _check_drawn(self) -> None:
+        """What a student that is drawn cannot be told.
+
+        Raises:
+            InputError: it was.
+        """
+        pipeline, machine = self.pipeline, self.machine
+        refused = {
+            "--pipeline.distillation.training-images": pipeline.distillation.training_images,
+            "--pipeline.active.*": pipeline.active.on,
+            "--machine.num-devices": machine.num_devices * machine.num_machines > 1,
+        }
+        for option, is_set in refused.items():
+            if is_set:
+                raise InputError(
+                    f"{option}: a {self.student} student learns in one process from whole pictures of its teacher, so "
+                    "this option is not for it. Leave it out."
+                )
 
     def _check_student(self, model: StudentModelConfig) -> None:
         """Sizes that make no sense or do not fit are refused before anything is built."""

@@ -116,6 +116,11 @@ class StudentModelConfig(StudentSizes):
         return getattr(self, self.student)
 
     @property
+    def sh_degree(self) -> int:
+        """splatfacto's name for the degree of the spherical harmonics, which nerfstudio's exporter asks for."""
+        return getattr(self.chosen, "sh_degree", 0)
+
+    @property
     def chosen_parts(self) -> dict[str, FieldConfig]:
         """The sizes of the students that the chosen one is composed of.
 

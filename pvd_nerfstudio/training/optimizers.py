@@ -1,6 +1,7 @@
 """Muon, AdamW, their schedule; and optimisers to which the hand-over adds, of which a checkpoint may know more."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import cos, pi, sqrt
 from typing import Any
@@ -142,19 +143,20 @@ class CosineScheduler(FallingScheduler):
         return floor + (1 - floor) * (1 + cos(pi * progress)) / 2
 
 
-def check_optimizers(optimizers: dict[str, Any], where: str) -> None:
+def check_optimizers(optimizers: dict[str, Any], groups: Iterable[str], where: str) -> None:
     """Refuse from a file what is not an optimiser and a schedule for each group.
 
     Runs of the first release learn their matrices as all the rest, in the group `fields`.
 
     Args:
         optimizers: a trainer's, of which its annotation says no more than `Dict[str, Any]`.
+        groups: those that must be there.
         where: the file, for the message.
 
     Raises:
         InputError: says which group.
     """
-    for name in sorted({"fields", "projection", *optimizers}):
+    for name in sorted({"projection", *groups, *optimizers}):
         group = optimizers.get(name)
         parts = (group.get("optimizer"), group.get("scheduler")) if isinstance(group, dict) else (None, None)
         kind = MuonOptimizerConfig if name == "matrices" else AdamWOptimizerConfig

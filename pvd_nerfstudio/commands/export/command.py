@@ -10,6 +10,7 @@ import torch
 import trimesh
 import tyro
 
+from pvd_nerfstudio.commands.export.gaussians import write_ply
 from pvd_nerfstudio.commands.export.html import page
 from pvd_nerfstudio.commands.export.mesh import mesh_of
 from pvd_nerfstudio.commands.export.tensors import write_tensors
@@ -20,12 +21,13 @@ from pvd_nerfstudio.input.text import is_file, say
 from pvd_nerfstudio.input.whole import write_whole
 from pvd_nerfstudio.pipeline.handover import point_answers
 from pvd_nerfstudio.pipeline.student import StudentPipeline
+from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.model import PointAnswers
 
 
 @dataclass
 class Export:
-    """Write a student as a mesh, as plain tensors, or as a web page; one or more of the three."""
+    """Write a student as a mesh, as plain tensors, as a web page or as Gaussians; one or more of the four."""
 
     ranges = {"resolution": at_least(8), "level": at_least(1e-3)}
 
@@ -37,6 +39,8 @@ class Export:
     """student.safetensors: all numbers and what they mean; docs/load_student.py reads it without this package."""
     html: bool = False
     """scene.html, of a `sparse` student: one file that shows the scene in a browser, without a server or network."""
+    ply: bool = False
+    """splat.ply, of a `splat` student: its Gaussians, as viewers and engines read them."""
     output_dir: Path = Path("exports")
     """Folder for the files."""
     overwrite: bool = False
@@ -48,25 +52,34 @@ class Export:
     teacher: Path | None = None
     """Whose colours the mesh has; left out: the teacher of the training where it is at hand, or else the student."""
     save_world_frame: bool = False
-    """Whether the mesh has the data set's own coordinates, and not those that nerfstudio moved the scene to."""
+    """Whether mesh and Gaussians have the data set's own coordinates, and not those that nerfstudio moved the scene
+    to."""
 
     def run(self) -> None:
         """Write what was asked for; everything that can be wrong is said before the first of it."""
         check_ranges(self)
-        files = {"mesh": "mesh.ply", "safetensors": "student.safetensors", "html": "scene.html"}
+        files = {"mesh": "mesh.ply", "safetensors": "student.safetensors", "html": "scene.html", "ply": "splat.ply"}
         asked = {name: self.output_dir / file for name, file in files.items() if getattr(self, name)}
         if not asked:
-            raise InputError("Nothing was asked for: add --mesh, --safetensors or --html.")
+            raise InputError("Nothing was asked for: add --mesh, --safetensors, --html or --ply.")
         for path in asked.values():
             if path.exists() and not self.overwrite:
                 raise InputError(f"{path} exists already; replace it with --overwrite, or choose another --output-dir.")
         run, _ = find_conversion(self.run_path)
         pipeline = load_student(run)
+        field: Any = pipeline.student.field
+        if isinstance(field, GaussianField) != self.ply or (self.ply and len(asked) > 1):
+            raise InputError(
+                "Of a `splat` student there is --ply, which has all of it, and of all others --mesh, --safetensors and "
+                f"--html; {self.run_path} is a `{pipeline.student.config.student}`."
+            )
+        world = pipeline.datamanager.train_dataparser_outputs if self.save_world_frame else None
         self._make_folder()
         writers: dict[str, Callable[[Path], Any]] = {
             "html": lambda path: path.write_text(page(pipeline, run.config_path.parent.name), "utf8"),
             "safetensors": lambda path: write_tensors(pipeline.student, path),
             "mesh": lambda path: self._mesh(pipeline).export(path),
+            "ply": lambda path: write_ply(field, path, world),
         }
         for name, write in writers.items():
             if name in asked:

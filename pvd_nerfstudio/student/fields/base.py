@@ -76,6 +76,11 @@ class FieldConfig(InstantiateConfig):
         """Memory of training at that size: values, gradients, the optimiser's two running means, the average."""
         return 20 * self.num_parameters
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether it shows whole views alone, and answers to no single ray."""
+        return False
+
     def model(self) -> type:
         """The class of the model around the field."""
         from pvd_nerfstudio.student.model import StudentModel  # noqa: PLC0415 - which knows all fields

@@ -83,6 +83,10 @@ class SplatFieldConfig(FieldConfig):
     pictures_per_chunk: int = 4
     """Pieces of views in a chunk of the bank."""
 
+    @property
+    def is_drawn(self) -> bool:
+        return True
+
     def model(self) -> type:
         from pvd_nerfstudio.student.splat import SplatModel  # noqa: PLC0415
 
@@ -184,8 +188,7 @@ class GaussianField(Growing):
         colors = MIDDLE + SH_OF_ONE * self.features_dc
         if degree:
             towards = torch.nn.functional.normalize(self.means.detach() - eye, dim=-1)
-            basis = components_from_spherical_harmonics(degree + 1, towards)[:, 1:] * _signs(degree).to(eye)
-            colors = colors + (basis[:, None] @ self.features_rest)[:, 0]
+            colors = colors + (harmonics(degree, towards)[:, None] @ self.features_rest)[:, 0]
         return Gaussians(
             means=self.means,
             quats=self.quats,
@@ -205,10 +208,14 @@ class GaussianField(Growing):
         return terms
 
 
-def _signs(degree: int) -> Tensor:
-    """Of the original code's harmonics in nerfstudio's: minus where the order is odd (the Condon-Shortley phase)."""
+def harmonics(degree: int, directions: Float[Tensor, "points 3"]) -> Float[Tensor, "points bases"]:
+    """Spherical harmonics of unit vectors as splats have them, without the constant one.
+
+    They are nerfstudio's with a minus where the order is odd (the Condon-Shortley phase).
+    """
     orders = [order for band in range(1, degree + 1) for order in range(-band, band + 1)]
-    return torch.tensor([-1.0 if order % 2 else 1.0 for order in orders])
+    signs = torch.tensor([-1.0 if order % 2 else 1.0 for order in orders], device=directions.device)
+    return components_from_spherical_harmonics(degree + 1, directions)[:, 1:] * signs
 
 
 def _mean_distance(positions: Float[Tensor, "points 3"], count: int) -> Float[Tensor, "points 1"]:
