@@ -134,7 +134,7 @@ def test_our_ply_is_nerfstudios_and_shows_the_same_in_the_data_sets_own_coordina
     field.opacities.data = columns("opacity")
     field.features_dc.data = columns("f_dc_0", "f_dc_1", "f_dc_2")
     field.features_rest.data = columns(*(f"f_rest_{number}" for number in range(24))).view(-1, 3, 8).transpose(1, 2)
-    pose = outputs.transform_poses_to_original_space(camera.camera_to_worlds)
+    pose = outputs.transform_poses_to_original_space(camera.camera_to_worlds, "opengl")
     moved = copy.deepcopy(camera)
     moved.camera_to_worlds = pose
     after = pipeline.model.get_outputs_for_camera(moved)["rgb"]
