@@ -23,9 +23,10 @@ from torch import Generator, Tensor
 from benchmarks.fidelity import fidelity
 from benchmarks.teacher import DEVICE
 from benchmarks.timed import Timed
-from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, take
+from pvd_nerfstudio.distillation.bank import BankChunk, PictureTargets, RayTargets, Source, take
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
+from pvd_nerfstudio.student.splat import SplatModel
 from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.building import no_lpips
 from pvd_nerfstudio.teacher.checkpoint import find_run
@@ -71,18 +72,54 @@ class ImageSource(ChunkSource):
         return BankChunk(RayTargets(*together), None)
 
 
+class WholeImageSource:
+    """Whole training images, one after another, for students that are drawn."""
+
+    def __init__(self, pipeline: DistillationPipeline) -> None:
+        self._data, self._config = pipeline.datamanager, pipeline.config.model.chosen
+
+    def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
+        del slot, generator
+        cameras, count = self._data.train_cameras, self._config.pictures_per_chunk
+        chosen = torch.arange(number * count, (number + 1) * count) % len(cameras)
+        height, width = int(cameras.height[0]), int(cameras.width[0])
+        assert max(height, width) <= self._config.picture_size, "--pipeline.model.splat.picture-size is too small"
+        pixels = torch.cartesian_prod(torch.arange(height), torch.arange(width))
+        images = [self._data.read_pixels(view.expand(len(pixels)), pixels) for view in chosen]
+        alphas = [image[:, 3:] if image.shape[1] > 3 else torch.ones_like(image[:, :1]) for image in images]  # noqa: PLR2004
+        views = cameras[chosen]
+        return BankChunk(
+            pictures=PictureTargets(
+                poses=views.camera_to_worlds.flatten(1),
+                intrinsics=torch.cat([views.fx, views.fy, views.cx, views.cy], dim=-1),
+                rgb=torch.stack([(image[:, :3] * alpha).flatten() for image, alpha in zip(images, alphas)]),
+                opacity=torch.stack([alpha.flatten() for alpha in alphas]),
+            )
+        )
+
+
 class ImagePipeline(DistillationPipeline):
-    """The same student on images: of the teacher it gets the occupancy grid and nothing else."""
+    """The same student on images: of the teacher it gets the occupancy grid and nothing else; Gaussians begin anywhere
+    in the scene box."""
 
     def _meet(self, teacher: FrozenTeacher) -> None:
         super()._meet(teacher)
+        student = self.student
+        if isinstance(student, SplatModel):
+            generator = Generator().manual_seed(self._seed)
+            low, high = student.field.aabb
+            anywhere, colors = (torch.rand(len(student.field), 3, generator=generator) for _ in range(2))
+            student.field.sow(low + anywhere * (high - low), colors, torch.zeros_like(colors))
+            self._learn_anew()
         self._teacher = None
 
     @property
     def _point_answers(self) -> None:
         return None
 
-    def _source(self) -> ChunkSource:
+    def _source(self) -> Source:
+        if isinstance(self.student, SplatModel):
+            return WholeImageSource(self)
         method, active = self.config.distillation, self._levels()
         return ImageSource(None, self.student, self.datamanager, method, active, self._seed)
 
@@ -135,7 +172,8 @@ class Arm:
         end = timed.curve[-1]
         if self.name in OURS and self.times:  # not a pilot
             result |= {"teacher_share": pipeline.teacher_seconds / end.seconds}
-            result |= {"step_ratio": step_ratio(pipeline, end.steps - 1)}
+            if not pipeline.config.model.chosen.is_drawn:
+                result |= {"step_ratio": step_ratio(pipeline, end.steps - 1)}
             result |= {"fidelity": asdict(fidelity(pipeline, pipeline._teacher))}
         self.output.write_text(json.dumps(result, indent=2), "utf8")
 
@@ -161,7 +199,7 @@ class Arm:
         if self.name in ON_IMAGES:
             config.pipeline._target = ImagePipeline
         if self.name in ADAMW_ALONE:
-            del config.optimizers["matrices"]
+            config.optimizers.pop("matrices", None)
             for group in config.optimizers.values():
                 group["scheduler"] = CosineSchedulerConfig(max_steps=self.steps)
         return config

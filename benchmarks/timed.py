@@ -10,6 +10,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from torch import Tensor
 
 from benchmarks.teacher import DEVICE, GOLDEN
+from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.frozen import image_of
 
 WORST = 0.1
@@ -64,10 +65,15 @@ class Views:
         model.eval()
         decibels = []
         for view in range(len(self._dataset)):
-            rays = self._dataset.cameras.generate_rays(camera_indices=view, keep_shape=True).flatten()
-            chosen = (torch.arange(self._pixels, dtype=torch.float64) * GOLDEN % 1 * len(rays)).long()
-            rays = rays[chosen].to(DEVICE).reshape((len(chosen), 1))
-            image = image_of(model.get_outputs_for_camera_ray_bundle(rays))[:, 0]
+            camera = self._dataset.cameras[view : view + 1]
+            total = int(camera.width) * int(camera.height)
+            chosen = (torch.arange(self._pixels, dtype=torch.float64) * GOLDEN % 1 * total).long()
+            if isinstance(model, StudentModel):
+                image = model.pixels(camera, chosen)
+            else:
+                rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
+                rays = rays[chosen].to(DEVICE).reshape((len(chosen), 1))
+                image = image_of(model.get_outputs_for_camera_ray_bundle(rays))[:, 0]
             truth = self._dataset.get_image_float32(view).flatten(0, 1)[chosen].to(image)
             truth = model.renderer_rgb.blend_background(truth)
             decibels.append(-10 * torch.log10((image.clamp(0, 1) - truth).square().mean()))

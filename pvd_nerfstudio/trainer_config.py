@@ -13,6 +13,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
+from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.data.taken_over import with_options_of
@@ -159,13 +160,16 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         taught: Any = teacher.datamanager
         if taught.data is not None:  # `ns-train METHOD --data PATH` leaves the dataparser's own path at its default
             taught.dataparser.data = Path(taught.data)
+        if isinstance(taught.dataparser, OrbitDataParserConfig):
+            pipeline.datamanager.orbit = taught.dataparser = pipeline.datamanager.orbit.over(taught.dataparser)
         self._choose_data(taught.dataparser, space)
         if pipeline.datamanager.camera_res_scale_factor == 1:
             pipeline.datamanager.camera_res_scale_factor = taught.camera_res_scale_factor
-        if taught.pixel_sampler.fisheye_crop_radius is not None:
+        sampler = getattr(taught, "pixel_sampler", None)  # splatfacto has whole images
+        if sampler is not None and sampler.fisheye_crop_radius is not None:
             say(
                 f"The teacher saw no more of its fisheye images than fisheye_crop_radius "
-                f"{taught.pixel_sampler.fisheye_crop_radius:g} shows; what lies outside is its guess."
+                f"{sampler.fisheye_crop_radius:g} shows; what lies outside is its guess."
             )
         box = saved_scene_box(run)
         if box is not None:

@@ -163,6 +163,25 @@ def neus(scene: Path, folder: Path) -> Path:
         return make(config, folder)
 
 
+def splatfacto(scene: Path, folder: Path, degree: int = 2) -> Path:
+    """A ball of Gaussians of all colours, saved before its first step, for which splatfacto needs CUDA."""
+    config: Any = copy.deepcopy(all_methods["splatfacto"])
+    config.pipeline.datamanager.dataparser = BlenderDataParserConfig(data=scene, alpha_color="white")
+    config.pipeline.datamanager.cache_images = "cpu"
+    config.pipeline.model.num_random, config.pipeline.model.random_init = 300, True
+    config.pipeline.model.sh_degree, config.pipeline.model.background_color = degree, "white"
+
+    def dress(model: Any) -> None:
+        values = model.gauss_params
+        values["means"].copy_(0.5 * torch.nn.functional.normalize(values["means"], dim=-1))
+        values["scales"].fill_(math.log(0.06))
+        values["opacities"].fill_(2.0)
+        values["features_dc"].normal_()
+        values["features_rest"].normal_(std=0.2)
+
+    return make(config, folder, dress, steps=0)
+
+
 def bright(model: Any) -> None:
     """A nerfacto field with density everywhere, which varies."""
     table, layers = model.field.mlp_base.model
@@ -183,5 +202,6 @@ FAMILIES: dict[str, Callable[[Path, Path], Path]] = {
     "tensorf-cp": tensorf_cp,
     "tensorf-triplane": tensorf_triplane,
     "neus": neus,
+    "splatfacto": splatfacto,
 }
 """Name of a family to what makes a run of it: (scene, output folder) to run folder."""

@@ -53,7 +53,7 @@ def reduced(teacher: Path, student: str, scene: Path, output: Path) -> Any:
     return set_reduced_config(config, scene, output)
 
 
-@pytest.mark.parametrize("student", ["mlp", "hash", "vm", "cp", "triplane", "sparse", "hybrid"])
+@pytest.mark.parametrize("student", ["mlp", "hash", "vm", "cp", "triplane", "sparse", "hybrid", "splat"])
 def test_nerfstudios_test_of_methods_runs_for_every_student(
     student: str, teacher: Run, scene: Path, tmp_path: Path
 ) -> None:

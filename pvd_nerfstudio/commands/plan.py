@@ -21,11 +21,10 @@ from torch import Tensor
 from pvd_nerfstudio.distillation.bank import chunks_until
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.splatting import project, rasterize
+from pvd_nerfstudio.rendering.splatting import project, rasterize, view_at
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.registry import STUDENTS
-from pvd_nerfstudio.student.splat import view_at
 from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.trainer import PVDTrainer
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig

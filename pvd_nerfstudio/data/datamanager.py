@@ -118,7 +118,9 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         if not is_foreign:
             with reading(config.dataparser, trusted):
                 found = find(config.dataparser, config.orbit.size)
-        self.stands_in, self.keeps_alpha = found.dataparser is None, True
+        if isinstance(config.dataparser, OrbitDataParserConfig):  # a teacher that has no data set
+            config.orbit = config.dataparser
+        self.stands_in, self.keeps_alpha = found.dataparser in (None, config.orbit), True
         self._place, self._problem = config.dataparser.data, found.problem
         with reading(config.dataparser, trusted):
             try:
@@ -134,7 +136,9 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     def say_what_is_missing(self) -> None:
         """Print what of the data set cannot be read, and what is used in its place."""
-        if self.stands_in:
+        if self.stands_in and self._problem is None:
+            say(f"{self.config.orbit.words} are the cameras (--pipeline.datamanager.orbit.*).")
+        elif self.stands_in:
             say(
                 f"The data set {self._place} cannot be read ({self._problem}). {self.config.orbit.words} "
                 "stand in for its cameras (--pipeline.datamanager.orbit.*). Of an object that was seen from "

@@ -1,7 +1,7 @@
 """Views of a scene of which nothing but the trained run is left: cameras on a sphere around it."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -44,6 +44,8 @@ class OrbitDataParserConfig(DataParserConfig):
     """Horizontal angle of view in degrees."""
     box: Box = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
     """Scene box: its lower corner, then its upper one."""
+    whole: bool = False
+    """Whether the views are all around, from below, too: where nobody knows which way is up."""
     region: Box | None = None
     """Box that the cameras look at; left out: around what the teacher shows in the scene box."""
 
@@ -58,6 +60,11 @@ class OrbitDataParserConfig(DataParserConfig):
         size = math.dist(inside[:3], inside[3:])
         filled = size > FILLED * math.dist(outside[:3], outside[3:])
         self.radius = self.radius or (1.0 if contracted and filled else size)
+
+    def over(self, other: "OrbitDataParserConfig") -> "OrbitDataParserConfig":
+        """What this one says, and what another one says where this one is as nobody has changed it."""
+        nobody, own = vars(OrbitDataParserConfig()), vars(self)
+        return replace(other, **{name: value for name, value in own.items() if value != nobody[name]})
 
     @property
     def distance(self) -> float:
@@ -86,7 +93,7 @@ class OrbitDataParser(DataParser):
         count = config.views if split == "train" else max(1, config.views // 10)
         focal = config.size / 2 / math.tan(math.radians(config.field_of_view) / 2)
         cameras = Cameras(
-            camera_to_worlds=sphere(count, config.distance, middle),
+            camera_to_worlds=sphere(count, config.distance, middle, config.whole),
             fx=focal,
             fy=focal,
             cx=config.size / 2,

@@ -75,10 +75,11 @@ def look_at(origins: Float[Tensor, "views 3"], target: Float[Tensor, "3"]) -> Fl
     return torch.stack([right, torch.linalg.cross(backward, right), backward, origins], dim=-1)
 
 
-def sphere(count: int, radius: float, centre: Tensor) -> Float[Tensor, "views 3 4"]:
-    """Cameras spread evenly over the upper chunk of a sphere: for a scene of which no camera is known."""
+def sphere(count: int, radius: float, centre: Tensor, whole: bool = False) -> Float[Tensor, "views 3 4"]:
+    """Cameras spread evenly over the upper part of a sphere, or all of it: where no camera of a scene is known."""
     number = torch.arange(count) + 0.5
-    sine = 0.02 + 0.93 * number / count
+    lowest = -0.95 if whole else 0.02
+    sine = lowest + (0.95 - lowest) * number / count
     angle = number * math.pi * (3 - math.sqrt(5))
     flat = (1 - sine.square()).sqrt()
     where = torch.stack([flat * angle.cos(), flat * angle.sin(), sine], dim=-1)

@@ -11,7 +11,8 @@ from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.bank import PictureTargets, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.stages import Stage
 from pvd_nerfstudio.pipeline.step import RECENT, STAGES, keep_better
-from pvd_nerfstudio.student.splat import HIDDEN, SplatModel, view_at
+from pvd_nerfstudio.rendering.splatting import view_at
+from pvd_nerfstudio.student.splat import HIDDEN, SplatModel
 
 ABSOLUTE = 0.2
 """Share of the mean absolute difference in the loss; the rest is that of the squared one."""

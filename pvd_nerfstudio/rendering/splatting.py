@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
+
+from pvd_nerfstudio.errors import InputError
 
 BLUR = 0.3
 """Pixels squared that are added to the variance of a projected Gaussian, lest it falls between pixels."""
@@ -61,6 +64,26 @@ class View:
     def position(self) -> Float[Tensor, "3"]:
         """Where the camera stands in the world."""
         return -self.rotation.T @ self.translation
+
+
+def view_of(camera: Cameras) -> View:
+    """A camera of nerfstudio's as the rasteriser has it.
+
+    Raises:
+        InputError: it is no pinhole camera.
+    """
+    if int(camera.camera_type.flatten()[0]) != CameraType.PERSPECTIVE.value:
+        raise InputError("A splat is drawn through perspective cameras alone, and this is a fisheye or a panorama.")
+    numbers = [float(getattr(camera, name).flatten()[0]) for name in ("fx", "fy", "cx", "cy")]
+    size = int(camera.width.flatten()[0]), int(camera.height.flatten()[0])
+    return view_at(camera.camera_to_worlds.view(-1, 3, 4)[0], numbers, *size)
+
+
+def view_at(pose: Float[Tensor, "3 4"], intrinsics: list[float], width: int, height: int) -> View:
+    """A pinhole camera, of nerfstudio's camera to world (x to the right, y up, z backwards), and fx, fy, cx, cy."""
+    fx, fy, cx, cy = intrinsics
+    rotation = (pose[:, :3] * pose.new_tensor([1.0, -1.0, -1.0])).T
+    return View(rotation, -rotation @ pose[:, 3], (fx, fy), (cx, cy), width, height)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components import renderers
@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.splatting import View, project, rasterize, rotations
+from pvd_nerfstudio.rendering.splatting import View, project, rasterize, rotations, view_of
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.model import NOTHING, PointAnswers, StudentModel
 
@@ -123,23 +123,3 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
         if isinstance(background, str):
             background = torch.full((3,), float(background == "white"))
         return premultiplied + (1 - opacity) * background.to(premultiplied)
-
-
-def view_of(camera: Cameras) -> View:
-    """A camera of nerfstudio's as the rasteriser has it.
-
-    Raises:
-        InputError: it is no pinhole camera.
-    """
-    if int(camera.camera_type.flatten()[0]) != CameraType.PERSPECTIVE.value:
-        raise InputError("A splat is drawn through perspective cameras alone, and this is a fisheye or a panorama.")
-    numbers = [float(getattr(camera, name).flatten()[0]) for name in ("fx", "fy", "cx", "cy")]
-    size = int(camera.width.flatten()[0]), int(camera.height.flatten()[0])
-    return view_at(camera.camera_to_worlds.view(-1, 3, 4)[0], numbers, *size)
-
-
-def view_at(pose: Float[Tensor, "3 4"], intrinsics: list[float], width: int, height: int) -> View:
-    """A pinhole camera, of nerfstudio's camera to world (x to the right, y up, z backwards), and fx, fy, cx, cy."""
-    fx, fy, cx, cy = intrinsics
-    rotation = (pose[:, :3] * pose.new_tensor([1.0, -1.0, -1.0])).T
-    return View(rotation, -rotation @ pose[:, 3], (fx, fy), (cx, cy), width, height)

@@ -43,6 +43,9 @@ class Answer:
 class FieldAdapter:
     """A model whose `field` answers as nerfstudio's `Field` should: density and feature, then colour."""
 
+    has_datas_box = True
+    """Whether the scene box is that of the data set; otherwise it is around what the model shows."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
 
@@ -311,12 +314,28 @@ class GenericAdapter(FieldAdapter):
         return Answer(log_of(answer[FieldHeadNames.DENSITY]), answer[FieldHeadNames.RGB], None)
 
 
+class SplatAdapter(GenericAdapter):
+    """Gaussians, of a file or of splatfacto: they show whole views."""
+
+    has_datas_box = False
+
+    @staticmethod
+    def depth(config: Any) -> Literal["median", "expected"]:
+        del config
+        return "expected"
+
+    @staticmethod
+    def fit(model: Any, state: Mapping[str, Tensor]) -> None:
+        model.field.take_sizes(state)
+
+
 ADAPTERS: dict[str, type[FieldAdapter]] = {
     "NerfactoModelConfig": NerfactoAdapter,
     "InstantNGPModelConfig": InstantNGPAdapter,
     "VanillaModelConfig": VanillaAdapter,
     "TensoRFModelConfig": TensoRFAdapter,
     "StudentModelConfig": StudentAdapter,
+    "SplatTeacherConfig": SplatAdapter,
 }
 """Class of a model's configuration, or of one of its bases, to the family's adapter."""
 

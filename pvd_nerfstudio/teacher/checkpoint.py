@@ -17,9 +17,21 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain, say, stays_inside
 from pvd_nerfstudio.teacher.archive import StoredTensor, loaded, read_checkpoint
 from pvd_nerfstudio.teacher.safe_yaml import load_config
+from pvd_nerfstudio.teacher.splat import (
+    SplatTeacherConfig,
+    as_splat,
+    config_of_file,
+    state_of_file,
+    state_of_splatfacto,
+)
+from pvd_nerfstudio.teacher.splat_file import read_gaussians
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{1,15})\.ckpt")
-_FOUR_KINDS = "Give a run's config.yml, the run folder, its nerfstudio_models folder or one step-*.ckpt file."
+_FOUR_KINDS = (
+    "Give a run's config.yml, the run folder, its nerfstudio_models folder, one step-*.ckpt file or a splat's .ply."
+)
+SPLAT = ".ply"
+"""End of the names of files that hold a splat and nothing else."""
 _NAMES_SHOWN = 3
 _SEARCH_DEPTH = 4
 MOST_STEPS = 1 << 40
@@ -30,9 +42,9 @@ class TeacherRun:
     """A trained run on disk, found and read but not built."""
 
     config_path: Path
-    """the run's config.yml, absolute"""
+    """the run's config.yml, absolute; of a splat's file that file itself"""
     checkpoint_path: Path
-    """the step-*.ckpt file, absolute"""
+    """the step-*.ckpt file, absolute, or the splat's file"""
     step: int
     """the training step in the checkpoint's name"""
     config: TrainerConfig
@@ -44,7 +56,7 @@ def find_run(path: Path) -> TeacherRun:
 
     Args:
         path: A run's config.yml, the run folder, its nerfstudio_models folder or one step-*.ckpt file. Without a
-            .ckpt file the latest checkpoint is taken.
+            .ckpt file the latest checkpoint is taken. Or a .ply of Gaussians.
 
     Returns:
         The run, with absolute paths and the config read.
@@ -55,6 +67,8 @@ def find_run(path: Path) -> TeacherRun:
     path = Path(os.path.abspath(path.expanduser()))
     if not path.exists():
         raise InputError(f"{path} does not exist. {_FOUR_KINDS}")
+    if path.suffix.lower() == SPLAT and not path.is_dir():
+        return TeacherRun(path, path, 0, config_of_file(path, read_gaussians(path)))
     if path.is_dir():
         config_path = _config_of_folder(path)
         config = load_config(config_path)
@@ -70,6 +84,7 @@ def find_run(path: Path) -> TeacherRun:
         checkpoint_path = path
     else:
         raise InputError(f"{path} is neither a config.yml nor a step-*.ckpt file. {_FOUR_KINDS}")
+    config.pipeline.model = as_splat(config.pipeline.model)
     return TeacherRun(config_path, checkpoint_path, _step(checkpoint_path), config)
 
 
@@ -141,7 +156,7 @@ def load_weight(run: TeacherRun, name: str) -> Tensor | None:
         InputError: as stored_state does.
     """
     value = stored_state(run).get(name)
-    return value.load() if isinstance(value, StoredTensor) else None
+    return value.load() if isinstance(value, StoredTensor) else value if isinstance(value, Tensor) else None
 
 
 def weights_megabytes(run: TeacherRun) -> float:
@@ -241,7 +256,10 @@ def stored_state(run: TeacherRun) -> dict[str, Any]:
     Raises:
         InputError: as load_state does, but for the weights' values.
     """
-    path, checkpoint = run.checkpoint_path, read_checkpoint(run.checkpoint_path)
+    path = run.checkpoint_path
+    if path.suffix.lower() == SPLAT:
+        return state_of_file(read_gaussians(path))
+    checkpoint = read_checkpoint(path)
     pipeline = checkpoint.get("pipeline") if isinstance(checkpoint, dict) else None
     if not isinstance(pipeline, dict):
         raise InputError(f"{path} has no 'pipeline': not a checkpoint of a nerfstudio pipeline. {_FOUR_KINDS}")
@@ -253,7 +271,8 @@ def stored_state(run: TeacherRun) -> dict[str, Any]:
     ]
     if strange:
         raise InputError(f"{path} holds something other than tensors in the teacher's weights: {_first(strange)}.")
-    return state
+    model = run.config.pipeline.model
+    return state_of_splatfacto(loaded(state), model, path) if isinstance(model, SplatTeacherConfig) else state
 
 
 def _model_state(pipeline: dict[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,11 @@ class FrozenTeacher:
         return self.model.scene_box.aabb.to(self.device)
 
     @property
+    def has_datas_box(self) -> bool:
+        """Whether the scene box is that of the data set."""
+        return self._adapter.has_datas_box
+
+    @property
     def num_parameters(self) -> int:
         """Parameters of the whole model, proposal networks included."""
         return sum(parameter.numel() for parameter in self.model.parameters())

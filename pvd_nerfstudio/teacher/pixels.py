@@ -33,7 +33,7 @@ WINDOWS = 16
 """Windows of views that are rendered at a time, in full resolution, for the bank."""
 SPARE = 4
 """Pixels rendered for each that is kept: neighbours are alike, and some miss the scene."""
-_Z_DEPTH = {"SurfaceModel", "SplatfactoModel"}
+_Z_DEPTH = {"SurfaceModel", "SplatfactoModel", "SplatTeacher"}
 """Models, or bases of models, whose depth is measured along the optical axis and not along the ray."""
 
 

@@ -23,7 +23,7 @@ TINY = (
 )
 """Stage ends 0.4 and 1 step of 6: one step each of features and points, the others of all."""
 
-FAMILIES = ("nerfacto", "instant-ngp", "vanilla-nerf", "mipnerf", "tensorf", "neus")
+FAMILIES = ("nerfacto", "instant-ngp", "vanilla-nerf", "mipnerf", "tensorf", "neus", "splatfacto")
 """One of each adapter; variants have their own tests in test_teachers.py."""
 
 

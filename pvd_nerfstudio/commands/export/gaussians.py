@@ -11,8 +11,9 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.harmonics import degree_of, harmonics
 from pvd_nerfstudio.rendering.splatting import LEAST_ALPHA
-from pvd_nerfstudio.student.fields.gaussians import GaussianField, harmonics
+from pvd_nerfstudio.student.fields.gaussians import GaussianField
 
 DIRECTIONS = 100
 """Directions from which it is found out how spherical harmonics turn."""
@@ -81,7 +82,7 @@ def _turned(rest: Float[Tensor, "gaussians bases 3"], turn: Float[Tensor, "3 3"]
     """Coefficients of harmonics for directions before a rotation, from those for directions after it."""
     if not rest.shape[1]:
         return rest
-    degree = round((rest.shape[1] + 1) ** 0.5) - 1
+    degree = degree_of(rest)
     before = torch.randn(DIRECTIONS, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     before = torch.nn.functional.normalize(before, dim=-1)
     values, wanted = (harmonics(degree, towards).double() for towards in (before, before @ turn.double().T))

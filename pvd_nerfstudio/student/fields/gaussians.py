@@ -6,23 +6,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from nerfstudio.utils.math import components_from_spherical_harmonics
 from torch import Generator, Tensor
 from torch.nn import Parameter
 
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, inside
+from pvd_nerfstudio.rendering.harmonics import LARGEST_DEGREE, MIDDLE, PARAMETERS, SH_OF_ONE, seen_from
 from pvd_nerfstudio.rendering.splatting import Gaussians
 from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.growth import Growing, Moment
 
-SH_OF_ONE = 0.28209479177387814
-"""The constant spherical harmonic."""
-MIDDLE = 0.5
-"""Colour of what has no spherical harmonics."""
 NEIGHBOURS = 3
 """By whose distances a Gaussian's size is told."""
-PARAMETERS = ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
-"""Names of the parameters, which are splatfacto's."""
 
 
 @dataclass
@@ -31,7 +25,7 @@ class SplatFieldConfig(FieldConfig):
 
     ranges = {
         "num_gaussians": COUNT,
-        "sh_degree": between(0, 3),
+        "sh_degree": between(0, LARGEST_DEGREE),
         "size": above(0),
         "flatness": above(0),
         "start_opacity": inside(0, 1),
@@ -184,18 +178,7 @@ class GaussianField(Growing):
 
     def seen_from(self, eye: Float[Tensor, "3"]) -> Gaussians:
         """The Gaussians with the colours that they have from a point."""
-        degree = self.config.sh_degree
-        colors = MIDDLE + SH_OF_ONE * self.features_dc
-        if degree:
-            towards = torch.nn.functional.normalize(self.means.detach() - eye, dim=-1)
-            colors = colors + (harmonics(degree, towards)[:, None] @ self.features_rest)[:, 0]
-        return Gaussians(
-            means=self.means,
-            quats=self.quats,
-            scales=self.scales.exp(),
-            opacities=self.opacities.sigmoid(),
-            colors=colors.clamp_min(0),
-        )
+        return seen_from(eye, self.named)
 
     def regularization(self, generator: Generator) -> dict[str, Tensor]:
         """What keeps opacities and sizes small, already weighted."""
@@ -206,16 +189,6 @@ class GaussianField(Growing):
         if config.scale_weight:
             terms["scale_regularization"] = config.scale_weight * self.scales.exp().mean() / self.scale
         return terms
-
-
-def harmonics(degree: int, directions: Float[Tensor, "points 3"]) -> Float[Tensor, "points bases"]:
-    """Spherical harmonics of unit vectors as splats have them, without the constant one.
-
-    They are nerfstudio's with a minus where the order is odd (the Condon-Shortley phase).
-    """
-    orders = [order for band in range(1, degree + 1) for order in range(-band, band + 1)]
-    signs = torch.tensor([-1.0 if order % 2 else 1.0 for order in orders], device=directions.device)
-    return components_from_spherical_harmonics(degree + 1, directions)[:, 1:] * signs
 
 
 def _mean_distance(positions: Float[Tensor, "points 3"], count: int) -> Float[Tensor, "points 1"]:

@@ -1,0 +1,54 @@
+"""Gaussians as they are stored, in splatfacto's words, with colours that depend on the direction."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils.math import components_from_spherical_harmonics
+from torch import Tensor
+
+from pvd_nerfstudio.rendering.splatting import Gaussians
+
+PARAMETERS = ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
+"""Names of the parameters: scales are logarithms, opacities are before their sigmoid, quaternions have w first, and
+colours are coefficients of spherical harmonics, the constant one apart from the rest."""
+SH_OF_ONE = 0.28209479177387814
+"""The constant spherical harmonic."""
+MIDDLE = 0.5
+"""Colour of what has no spherical harmonics."""
+LARGEST_DEGREE = 3
+
+
+def seen_from(eye: Float[Tensor, "3"], stored: Mapping[str, Tensor]) -> Gaussians:
+    """The Gaussians with the colours that they have from a point.
+
+    Args:
+        eye: where one looks from, in world coordinates.
+        stored: what is stored of them, by the names in `PARAMETERS`.
+    """
+    colors, rest = MIDDLE + SH_OF_ONE * stored["features_dc"], stored["features_rest"]
+    if rest.shape[1]:
+        towards = torch.nn.functional.normalize(stored["means"].detach() - eye, dim=-1)
+        colors = colors + (harmonics(degree_of(rest), towards)[:, None] @ rest)[:, 0]
+    return Gaussians(
+        means=stored["means"],
+        quats=stored["quats"],
+        scales=stored["scales"].exp(),
+        opacities=stored["opacities"].sigmoid(),
+        colors=colors.clamp_min(0),
+    )
+
+
+def degree_of(rest: Float[Tensor, "gaussians bases 3"]) -> int:
+    """Degree of spherical harmonics, by the number of the coefficients behind the constant one."""
+    return round((rest.shape[1] + 1) ** 0.5) - 1
+
+
+def harmonics(degree: int, directions: Float[Tensor, "points 3"]) -> Float[Tensor, "points bases"]:
+    """Spherical harmonics of unit vectors as splats have them, without the constant one.
+
+    They are nerfstudio's with a minus where the order is odd (the Condon-Shortley phase).
+    """
+    orders = [order for band in range(1, degree + 1) for order in range(-band, band + 1)]
+    signs = torch.tensor([-1.0 if order % 2 else 1.0 for order in orders], device=directions.device)
+    return components_from_spherical_harmonics(degree + 1, directions)[:, 1:] * signs

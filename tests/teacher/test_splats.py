@@ -1,0 +1,192 @@
+"""Splats as teachers: files of many tools, damaged ones, and splatfacto's runs where there is no CUDA."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Run, distil_config
+from helpers import start
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.eval_utils import eval_setup
+from plyfile import PlyData, PlyElement
+from teachers import splatfacto
+
+from pvd_nerfstudio.commands.demo import train
+from pvd_nerfstudio.commands.export.command import Export
+from pvd_nerfstudio.data.views import sphere
+from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.harmonics import SH_OF_ONE
+from pvd_nerfstudio.student.metrics import image_metrics
+from pvd_nerfstudio.teacher.checkpoint import find_run, load_state
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.splat_file import read_gaussians
+
+COUNT = 200
+
+
+def columns(rest: int = 24, normals: bool = True) -> dict[str, np.ndarray]:
+    """A ball of Gaussians, as the original code would write it."""
+    random = np.random.default_rng(0)
+    ball = random.normal(size=(COUNT, 3))
+    ball *= 0.6 / np.linalg.norm(ball, axis=1, keepdims=True)
+    values = dict(zip("xyz", (ball + [3.0, 0.0, 1.0]).T))
+    values |= {name: np.zeros(COUNT) for name in ("nx", "ny", "nz")} if normals else {}
+    values |= {f"f_dc_{number}": random.normal(size=COUNT) for number in range(3)}
+    values |= {f"f_rest_{number}": 0.3 * random.normal(size=COUNT) for number in range(rest)}
+    values |= {"opacity": np.full(COUNT, 3.0)}
+    values |= {f"scale_{number}": np.full(COUNT, np.log(0.08)) for number in range(3)}
+    values |= {f"rot_{number}": random.normal(size=COUNT) for number in range(4)}
+    return values
+
+
+def write(path: Path, values: dict[str, np.ndarray], order: str = "<", kind: str = "f4", text: bool = False) -> Path:
+    table = np.empty(COUNT, dtype=[(name, kind) for name in values])
+    for name, value in values.items():
+        table[name] = value
+    PlyData([PlyElement.describe(table, "vertex")], byte_order=order, text=text).write(str(path))
+    return path
+
+
+@pytest.mark.parametrize("rest", [0, 9, 24, 45])
+def test_a_file_of_any_degree_is_read(tmp_path: Path, rest: int) -> None:
+    values = columns(rest, normals=rest != 9)
+    read = read_gaussians(write(tmp_path / "a.ply", values))
+    torch.testing.assert_close(read["means"][:, 1], torch.from_numpy(values["y"]).float())
+    assert read["features_rest"].shape == (COUNT, rest // 3, 3)
+    if rest == 24:  # channel by channel: eight of red, eight of green, eight of blue
+        torch.testing.assert_close(read["features_rest"][:, 2, 1], torch.from_numpy(values["f_rest_10"]).float())
+
+
+def test_other_layouts_of_the_same(tmp_path: Path) -> None:
+    values = columns()
+    plain = read_gaussians(write(tmp_path / "plain.ply", values))
+    turned = dict(reversed(values.items())) | {"red": np.zeros(COUNT)}
+    others = [
+        write(tmp_path / "big.ply", values, order=">"),
+        write(tmp_path / "double.ply", values, kind="f8"),
+        write(tmp_path / "turned.ply", turned),
+    ]
+    windows = tmp_path / "windows.ply"
+    head, body = (tmp_path / "plain.ply").read_bytes().split(b"end_header\n")
+    windows.write_bytes(head.replace(b"\n", b"\r\n") + b"end_header\r\n" + body)
+    for path in (*others, windows):
+        for name, value in read_gaussians(path).items():
+            torch.testing.assert_close(value, plain[name])
+    values["opacity"][:5], values["scale_2"][:5] = np.inf, -np.inf  # as tools write what is opaque, or flat
+    bounded = read_gaussians(write(tmp_path / "flat.ply", values))
+    assert bounded["opacities"].isfinite().all() and bounded["scales"].isfinite().all()
+
+
+def damaged(change: Callable[[bytes], bytes]) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = write(folder / "x.ply", columns())
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return make
+
+
+def without(*names: str) -> Callable[[Path], Path]:
+    return lambda folder: write(folder / "x.ply", {k: v for k, v in columns().items() if k not in names})
+
+
+def with_value(name: str, value: float) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        values = columns()
+        values[name] = values[name].copy()
+        values[name][7] = value
+        return write(folder / "x.ply", values)
+
+    return make
+
+
+def mesh(folder: Path) -> Path:
+    vertices = np.zeros(3, dtype=[("x", "f4"), ("y", "f4"), ("z", "f4")])
+    faces = np.array([([0, 1, 2],)], dtype=[("vertex_indices", "i4", (3,))])
+    elements = [PlyElement.describe(vertices, "vertex"), PlyElement.describe(faces, "face")]
+    PlyData(elements).write(str(folder / "x.ply"))
+    return folder / "x.ply"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (damaged(lambda data: data[:-1]), "cut short"),
+        (damaged(lambda data: data[:100]), "head is missing or damaged"),
+        (damaged(lambda data: b""), "head is missing or damaged"),
+        (damaged(lambda data: b"PK" + data), "head is missing or damaged"),
+        (damaged(lambda data: data.replace(b"vertex 200", b"vertex 1000000000000")), "claims 1,000,000,000,000"),
+        (damaged(lambda data: data.replace(b"vertex 200", b"vertex -200")), "no element 'vertex'"),
+        (damaged(lambda data: data.replace(b"vertex 200", b"vertex 0")), "holds no Gaussian"),
+        (damaged(lambda data: data.replace(b"element vertex", b"element chunk 1\nelement vertex")), "compressed"),
+        (damaged(lambda data: data.replace(b"float y", b"list uchar int y")), "a property that Gaussians have not"),
+        (damaged(lambda data: data.replace(b"float ny", b"float nx")), "twice"),
+        (damaged(lambda data: data.replace(b"binary_little", b"binary_middle")), "head is missing or damaged"),
+        (without("opacity"), "no opacity"),
+        (without("rot_2", "scale_1"), "no scale_1, rot_2"),
+        (without("f_rest_3"), "23 properties f_rest_"),
+        (with_value("x", np.nan), "the means of 1 of its Gaussians are NaN"),
+        (with_value("f_rest_4", np.inf), "the features_rest of 1 "),
+        (with_value("opacity", np.nan), "the opacities of 1 "),
+        (mesh, "a mesh, or points"),
+        (lambda folder: write(folder / "x.ply", columns(), text=True), "in text form"),
+    ],
+)
+def test_files_that_are_no_splat_say_why(tmp_path: Path, make: Callable[[Path], Path], said: str) -> None:
+    with pytest.raises(InputError) as refused:
+        find_run(make(tmp_path))
+    assert said in str(refused.value) and "x.ply" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["mlp", "splat"])
+def test_a_file_is_converted_without_a_data_set(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "ball.ply", columns())
+    options = ("--teacher-checkpoint", str(path), "--student", name, "--max-num-iterations", "150")
+    options += ("--pipeline.datamanager.orbit.size", "40", "--pipeline.model.render-step-size", "0.03")
+    options += ("--pipeline.distillation.rays-per-step", "256", "--pipeline.distillation.rays-per-chunk", "1024")
+    folder, _ = train(distil_config(tmp_path / "out", *options), lambda share: None)
+    assert folder.parents[1].name == "scene"
+    path.rename(tmp_path / "gone.ply")  # the student opens without it
+    _, pipeline, _, _ = eval_setup(folder / "config.yml")
+    cameras: Cameras = pipeline.datamanager.eval_dataset.cameras
+    middle = torch.tensor([3.0, 0.0, 1.0])
+    assert len(cameras) == 10 and (cameras.camera_to_worlds[:, :, 3] - middle).norm(dim=-1).std() < 0.1
+    teacher = FrozenTeacher(find_run(tmp_path / "gone.ply"), "cpu")
+    camera = cameras[3:4]
+    assert image_metrics(pipeline.model.get_outputs_for_camera(camera)["rgb"], teacher.render(camera))["psnr"] > 18
+
+
+def test_what_we_export_is_a_teacher_that_shows_the_same(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "splat", "--max-num-iterations", "10")
+    folder, _ = train(distil_config(tmp_path / "out", *options), lambda share: None)
+    Export(folder, ply=True, output_dir=tmp_path).run()
+    _, pipeline, _, _ = eval_setup(folder / "config.yml")
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    before = pipeline.model.get_outputs_for_camera(camera)
+    after = FrozenTeacher(find_run(tmp_path / "splat.ply"), "cpu").outputs_for(camera)
+    torch.testing.assert_close(after["accumulation"], before["accumulation"], atol=2e-3, rtol=0)
+    behind = float(pipeline.model.renderer_rgb.background_color == "white")
+    over_black = before["rgb"] - (1 - before["accumulation"]) * behind
+    torch.testing.assert_close(after["rgb"], over_black, atol=2e-3, rtol=0)
+
+
+def test_splatfactos_runs_are_read_where_there_is_no_cuda(families: Mapping[str, Path], tmp_path: Path) -> None:
+    run = find_run(families["splatfacto"])
+    teacher, state = FrozenTeacher(run, "cpu"), load_state(run)
+    assert teacher.num_parameters == 300 * (11 + 27) + 6 * 0 and not teacher.has_density
+    camera = Cameras(sphere(3, 3.0, torch.zeros(3))[1:2], 60.0, 60.0, 20.0, 20.0, 40, 40)
+    shown = teacher.outputs_for(camera)
+    assert shown["accumulation"].amax() > 0.9 and shown["rgb"].std() > 0.1
+    assert (shown["rgb"][0, 0] == 1).all()  # its background is white
+    config = distil_config(tmp_path, "--teacher-checkpoint", str(families["splatfacto"]), "--student", "vm")
+    trainer = start(config)
+    assert trainer.pipeline.datamanager.has_images and len(state["field.means"]) == 300
+
+
+def test_splatfacto_without_harmonics_has_its_colours_before_a_sigmoid(scene: Path, tmp_path: Path) -> None:
+    run = find_run(splatfacto(scene, tmp_path, degree=0))
+    saved = torch.load(run.checkpoint_path, weights_only=False)["pipeline"]["_model.gauss_params.features_dc"]
+    colors = 0.5 + SH_OF_ONE * load_state(run)["field.features_dc"]
+    torch.testing.assert_close(colors, saved.sigmoid())
