@@ -1,7 +1,9 @@
 """For students that are drawn: where Gaussians begin, and the pictures of the teacher that they learn from."""
 
 import torch
+from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from scipy.spatial.transform import Rotation
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
@@ -10,15 +12,21 @@ from pvd_nerfstudio.distillation.bank import BankChunk, PictureTargets, seeded_g
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.handover import shared_samples
+from pvd_nerfstudio.rendering.compositing import accumulate
 from pvd_nerfstudio.rendering.normals import normals_of
+from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.splat import SplatModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.targets import query_rays, render_in_sight
 
 RAYS_AT_ONCE = 8192
+FLAT = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value}
+"""Cameras that look in one direction; of all others parts are learned from."""
 MOST_VIEWS = 1000
 """Views in which surfaces are looked for."""
+SHELL = 50.0
+"""Distance from the camera, in scales of the scene, at which lies what is farther away, and the sky."""
 RAYS_A_GAUSSIAN = 2.0
 """Rays by which it is found out where Gaussians belong, for each of them."""
 
@@ -26,7 +34,9 @@ RAYS_A_GAUSSIAN = 2.0
 def picture_size(student: SplatModel, data: DistillationDataManager) -> tuple[int, int]:
     """Height and width of all pictures of the bank."""
     most, cameras = student.field.config.picture_size, data.train_cameras
-    return min(int(cameras.height.min()), most), min(int(cameras.width.min()), most)
+    height = min(int(cameras.height.min()), most)
+    has_panoramas = not set(cameras.camera_type.unique().tolist()) <= FLAT
+    return height, height if has_panoramas else min(int(cameras.width.min()), most)
 
 
 class PictureSource:
@@ -47,7 +57,7 @@ class PictureSource:
         del number, slot
         count = self._student.field.config.pictures_per_chunk
         views = self._data.draw_views(count, generator)
-        pieces = [piece_of(_pinhole(view), self._height, self._width, generator) for view in views]
+        pieces = [piece_of(_pinhole(view, generator), self._height, self._width, generator) for view in views]
         shown = [self._render(piece) for piece in pieces]
         intrinsics = [
             torch.cat([getattr(piece, name).flatten() for name in ("fx", "fy", "cx", "cy")]) for piece in pieces
@@ -73,9 +83,10 @@ class PictureSource:
         return torch.cat(colors), torch.cat(opacities)
 
 
-def _pinhole(camera: Cameras) -> Cameras:
-    """The same view without distortion: the teacher can be seen through any camera."""
-    return Cameras(
+def _pinhole(camera: Cameras, generator: Generator) -> Cameras:
+    """The same view without its lens, for the teacher can be seen through any camera; of a panorama a part."""
+    kind = int(camera.camera_type.flatten()[0])
+    plain = Cameras(
         camera_to_worlds=camera.camera_to_worlds,
         fx=camera.fx,
         fy=camera.fy,
@@ -85,6 +96,16 @@ def _pinhole(camera: Cameras) -> Cameras:
         height=camera.height,
         camera_type=CameraType.PERSPECTIVE,
     )
+    if kind in FLAT:
+        return plain
+    angles = torch.rand(2, generator=generator, device=generator.device).tolist()
+    turn = Rotation.from_euler("yx", [360 * angles[0], 120 * angles[1] - 60], degrees=True).as_matrix()
+    pose = camera.camera_to_worlds
+    turned = pose[..., :3] @ torch.from_numpy(turn).to(pose)
+    plain.camera_to_worlds = torch.cat([turned, pose[..., 3:]], dim=-1)
+    plain.width = plain.height
+    plain.fx = plain.fy = plain.cx = plain.cy = plain.height / 2
+    return plain
 
 
 def sow(teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManager, seed: int) -> None:
@@ -114,7 +135,7 @@ def _on_surfaces(
     positions, colors, found = [], [], 0
     for _ in range(MOST_VIEWS):
         (view,) = data.draw_views(1, generator)
-        seen = look(teacher, _pinhole(view), student.grid.contracted)
+        seen = look(teacher, _pinhole(view, generator), student.grid.contracted)
         solid = seen.is_solid.nonzero()[:, 0]
         count = min(wanted - found, round(len(solid) / RAYS_A_GAUSSIAN))
         chosen = solid[torch.randperm(len(solid), generator=generator, device=generator.device)[:count]]
@@ -132,23 +153,40 @@ def _within_samples(
     teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManager, wanted: int, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Positions, colours and normals, in samples by their compositing weight."""
-    shared, positions, colors, found = shared_samples(student), [], [], 0
+    shared, shell = shared_samples(student), SHELL * student.grid.scale
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    found = 0
     while found < wanted:
         rays, rendered = query_rays(teacher, shared, data.draw_rays, RAYS_AT_ONCE, generator)
+        samples, weights = rendered.samples, rendered.weights[:, 0]
+        if shared.has_sky:
+            covered = accumulate(rendered.weights, None, samples.ray_indices, len(rays))
+            weights = torch.cat([weights, (1 - covered)[:, 0].clamp_min(0)])
         count = min(wanted - found, round(len(rays) / RAYS_A_GAUSSIAN))
+        chosen = torch.multinomial(weights, count, replacement=False, generator=generator)
+        inside, sky = chosen[chosen < len(samples)], chosen[chosen >= len(samples)] - len(samples)
         # A random place in the sample: else all would lie on the planes of the march.
-        chosen = torch.multinomial(rendered.weights[:, 0], count, replacement=False, generator=generator)
-        samples, index = rendered.samples, rendered.samples.ray_indices[chosen]
-        share = torch.rand(count, 1, generator=generator, device=generator.device)
-        where = samples.starts[chosen] + share * (samples.ends - samples.starts)[chosen]
-        positions.append(rays.origins[index] + where * rays.directions[index])
-        colors.append(rendered.answer.rgb[chosen])
+        share = torch.rand(len(inside), 1, generator=generator, device=generator.device)
+        where = samples.starts[inside] + share * (samples.ends - samples.starts)[inside]
+        index = torch.cat([samples.ray_indices[inside], sky])
+        where = torch.cat([where.clamp_max(shell), where.new_full((len(sky), 1), shell)])
+        towards = rays.directions[index]
+        places = rays.origins[index] + where * towards
+        normals = -towards
+        normals[: len(inside)] = _normals(teacher, places[: len(inside)], student.spacing)
+        parts.append((places, torch.cat([rendered.answer.rgb[inside], rendered.rgb[sky]]), normals))
         found += count
-    places = torch.cat(positions)
-    reach = 2 * student.spacing.step_size * torch.ones_like(places[:, :1])
-    reach_of_one = student.spacing.step_size
+    places, colors, normals = (torch.cat(values) for values in zip(*parts))
+    return places, colors, normals
+
+
+def _normals(
+    teacher: FrozenTeacher, positions: Float[Tensor, "points 3"], spacing: Spacing
+) -> Float[Tensor, "points 3"]:
+    """Where surfaces face, by the teacher's density about a sample's length around them."""
+    reach = 2 * spacing.length(positions.norm(dim=-1, keepdim=True))
 
     def log_density(asked: Tensor) -> Tensor:
-        return teacher.query_points(asked, torch.ones_like(asked), reach_of_one)[0]
+        return teacher.densities(asked, spacing.step_size).clamp_min(1e-10).log()
 
-    return places, torch.cat(colors), normals_of(log_density, places, reach)
+    return normals_of(log_density, positions, reach)

@@ -254,10 +254,12 @@ class DistillationPipeline(StudentPipeline):
         return float(-10 * torch.stack(list(errors)).mean().log10()) if errors else None
 
     def _learn_anew(self) -> None:
-        """The optimisers learn the student's new parameters in place of the old ones."""
+        """The optimisers learn the Gaussians that the student has now, in the scene's own unit."""
         if self._optimizers is not None:
             for name, parameters in self.student.get_param_groups().items():
                 self._optimizers.replace(name, parameters)
+            if self._first_step == 0:
+                self._optimizers.scale_rate("means", self.student.field.scale)
 
     def _grow(self, step: int) -> bool:
         """Give the student the size of this step; returns whether it has changed."""

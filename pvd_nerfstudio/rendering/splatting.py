@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from torch import Tensor
-
-from pvd_nerfstudio.errors import InputError
 
 BLUR = 0.3
 """Pixels squared that are added to the variance of a projected Gaussian, lest it falls between pixels."""
@@ -67,13 +65,7 @@ class View:
 
 
 def view_of(camera: Cameras) -> View:
-    """A camera of nerfstudio's as the rasteriser has it.
-
-    Raises:
-        InputError: it is no pinhole camera.
-    """
-    if int(camera.camera_type.flatten()[0]) != CameraType.PERSPECTIVE.value:
-        raise InputError("A splat is drawn through perspective cameras alone, and this is a fisheye or a panorama.")
+    """A camera of nerfstudio's as if it had no lens."""
     numbers = [float(getattr(camera, name).flatten()[0]) for name in ("fx", "fy", "cx", "cy")]
     size = int(camera.width.flatten()[0]), int(camera.height.flatten()[0])
     return view_at(camera.camera_to_worlds.view(-1, 3, 4)[0], numbers, *size)

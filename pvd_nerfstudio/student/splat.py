@@ -15,7 +15,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.splatting import View, project, rasterize, rotations, view_of
+from pvd_nerfstudio.rendering.lens import draw_through
+from pvd_nerfstudio.rendering.splatting import View, project, rasterize, rotations
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.model import NOTHING, PointAnswers, StudentModel
 
@@ -95,20 +96,23 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
 
     def normal_image(self, camera: Cameras, outputs: dict[str, Tensor]) -> Float[Tensor, "height width 3"]:
         """Normals of what a camera sees, in [0, 1]: the shortest axis of each Gaussian, towards the camera."""
-        view, field = view_of(camera.to(self.device)), self.field
-        gaussians = field.seen_from(view.position)
-        axes = rotations(gaussians.quats)
-        normals = axes.gather(2, gaussians.scales.argmin(dim=-1)[:, None, None].expand(-1, 3, 1))[..., 0]
-        away = (normals * (gaussians.means - view.position)).sum(dim=-1, keepdim=True) > 0
-        image, _ = rasterize(project(gaussians, view), gaussians.opacities, torch.where(away, -normals, normals), view)
-        image = (torch.nn.functional.normalize(image, dim=-1) + 1) / 2
+
+        def draw(view: View) -> Tensor:
+            gaussians = self.field.seen_from(view.position)
+            shortest = gaussians.scales.argmin(dim=-1)[:, None, None].expand(-1, 3, 1)
+            normals = rotations(gaussians.quats).gather(2, shortest)[..., 0]
+            away = (normals * (gaussians.means - view.position)).sum(dim=-1, keepdim=True) > 0
+            turned = torch.where(away, -normals, normals)
+            return rasterize(project(gaussians, view), gaussians.opacities, turned, view)[0]
+
+        image = (torch.nn.functional.normalize(draw_through(camera.to(self.device), draw), dim=-1) + 1) / 2
         return torch.where(outputs["accumulation"] > NOTHING, image.to(outputs["rgb"]), 0.5)
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images from a camera, each `[height, width, channels]`; with what the pipeline has beside them."""
-        camera = camera.to(self.device)
-        premultiplied, opacity, depth = self.draw(view_of(camera))
+        image = draw_through(camera.to(self.device), lambda view: torch.cat(self.draw(view), dim=-1))
+        premultiplied, opacity, depth = image[..., :3], image[..., 3:4], image[..., 4:]
         depth = torch.where(opacity > NOTHING, depth / opacity.clamp_min(NOTHING), self.far)
         outputs = {
             "rgb": self._over_background(premultiplied, opacity).clamp(0, 1),

@@ -21,7 +21,8 @@ from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain, say
 from pvd_nerfstudio.rendering.harmonics import MIDDLE, PARAMETERS, SH_OF_ONE, seen_from
-from pvd_nerfstudio.rendering.splatting import project, rasterize, view_of
+from pvd_nerfstudio.rendering.lens import draw_through
+from pvd_nerfstudio.rendering.splatting import View, project, rasterize
 
 METHOD = "splat"
 """Name of the method of a file that no method of nerfstudio has trained."""
@@ -88,16 +89,21 @@ class SplatTeacher(Model):
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Colour, opacity and depth along the camera's axis, each `[height, width, channels]`."""
         del obb_box
-        view = view_of(camera.to(self.device))
-        gaussians = seen_from(view.position, {name: getattr(self.field, name) for name in PARAMETERS})
-        projected = project(gaussians, view)
-        painted = torch.cat([gaussians.colors, projected.depths[:, None]], dim=-1)
-        image, opacity = rasterize(projected, gaussians.opacities, painted, view)
+        stored = {name: getattr(self.field, name) for name in PARAMETERS}
+
+        def draw(view: View) -> Tensor:
+            gaussians = seen_from(view.position, stored)
+            projected = project(gaussians, view)
+            painted = torch.cat([gaussians.colors, projected.depths[:, None]], dim=-1)
+            return torch.cat(rasterize(projected, gaussians.opacities, painted, view), dim=-1)
+
+        image = draw_through(camera.to(self.device), draw)
+        opacity = image[..., 4:]
         behind = float(self.config.background_color == "white")
         return {
             "rgb": image[..., :3] + (1 - opacity) * behind,
             "accumulation": opacity,
-            "depth": image[..., 3:] / opacity.clamp_min(1e-6),
+            "depth": image[..., 3:4] / opacity.clamp_min(1e-6),
         }
 
     def get_loss_dict(self, outputs: Any, batch: Any, metrics_dict: Any = None) -> dict[str, Tensor]:

@@ -187,6 +187,13 @@ class GrowingOptimizers(Optimizers):
         optimizer.param_groups[0]["params"] = parameters
         self.parameters[name] = parameters
 
+    def scale_rate(self, name: str, factor: float) -> None:
+        """Multiply a group's learning rate, also for a run that goes on with this one."""
+        self.config[name]["optimizer"].lr *= factor
+        self.schedulers[name].base_lrs = [factor * rate for rate in self.schedulers[name].base_lrs]
+        for group in self.optimizers[name].param_groups:
+            group["lr"], group["initial_lr"] = factor * group["lr"], factor * group["initial_lr"]
+
     def drop(self, name: str) -> None:
         """Learn a group of parameters no longer."""
         for kept in (self.optimizers, self.schedulers, self.parameters):
