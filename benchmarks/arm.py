@@ -23,9 +23,10 @@ from torch import Generator, Tensor
 from benchmarks.fidelity import fidelity
 from benchmarks.teacher import DEVICE
 from benchmarks.timed import Timed
-from pvd_nerfstudio.distillation.bank import BankChunk, PictureTargets, RayTargets, Source, take
+from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, Source, take
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
+from pvd_nerfstudio.pipeline.picture_source import PictureSource
 from pvd_nerfstudio.student.splat import SplatModel
 from pvd_nerfstudio.teacher.adapters import adapter_of
 from pvd_nerfstudio.teacher.building import no_lpips
@@ -72,32 +73,6 @@ class ImageSource(ChunkSource):
         return BankChunk(RayTargets(*together), None)
 
 
-class WholeImageSource:
-    """Whole training images, one after another, for students that are drawn."""
-
-    def __init__(self, pipeline: DistillationPipeline) -> None:
-        self._data, self._config = pipeline.datamanager, pipeline.config.model.chosen
-
-    def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
-        del slot, generator
-        cameras, count = self._data.train_cameras, self._config.pictures_per_chunk
-        chosen = torch.arange(number * count, (number + 1) * count) % len(cameras)
-        height, width = int(cameras.height[0]), int(cameras.width[0])
-        assert max(height, width) <= self._config.picture_size, "--pipeline.model.splat.picture-size is too small"
-        pixels = torch.cartesian_prod(torch.arange(height), torch.arange(width))
-        images = [self._data.read_pixels(view.expand(len(pixels)), pixels) for view in chosen]
-        alphas = [image[:, 3:] if image.shape[1] > 3 else torch.ones_like(image[:, :1]) for image in images]  # noqa: PLR2004
-        views = cameras[chosen]
-        return BankChunk(
-            pictures=PictureTargets(
-                poses=views.camera_to_worlds.flatten(1),
-                intrinsics=torch.cat([views.fx, views.fy, views.cx, views.cy], dim=-1),
-                rgb=torch.stack([(image[:, :3] * alpha).flatten() for image, alpha in zip(images, alphas)]),
-                opacity=torch.stack([alpha.flatten() for alpha in alphas]),
-            )
-        )
-
-
 class ImagePipeline(DistillationPipeline):
     """The same student on images: of the teacher it gets the occupancy grid and nothing else; Gaussians begin anywhere
     in the scene box."""
@@ -119,7 +94,7 @@ class ImagePipeline(DistillationPipeline):
 
     def _source(self) -> Source:
         if isinstance(self.student, SplatModel):
-            return WholeImageSource(self)
+            return PictureSource(None, self.student, self.datamanager)
         method, active = self.config.distillation, self._levels()
         return ImageSource(None, self.student, self.datamanager, method, active, self._seed)
 

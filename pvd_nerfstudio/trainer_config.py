@@ -291,14 +291,13 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         """
         pipeline, machine = self.pipeline, self.machine
         refused = {
-            "--pipeline.distillation.training-images": pipeline.distillation.training_images,
             "--pipeline.active.*": pipeline.active.on,
             "--machine.num-devices": machine.num_devices * machine.num_machines > 1,
         }
         for option, is_set in refused.items():
             if is_set:
                 raise InputError(
-                    f"{option}: a {self.student} student learns in one process from whole pictures of its teacher, so "
+                    f"{option}: a {self.student} student learns in one process from whole pictures, so "
                     "this option is not for it. Leave it out."
                 )
 

@@ -226,15 +226,25 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     def draw_views(self, count: int, generator: Generator) -> list[Cameras]:
         """Single cameras, random training ones and pseudo ones."""
+        return [camera for camera, _ in self.draw_numbered_views(count, generator)]
+
+    def draw_numbered_views(self, count: int, generator: Generator) -> list[tuple[Cameras, int | None]]:
+        """The same with the number of the training camera; None for a pseudo one."""
         device = generator.device
         is_pseudo = torch.rand(count, generator=generator, device=device) < self.config.pseudo_view_share
         chosen = torch.randint(len(self.train_cameras), (count,), generator=generator, device=device)
         pseudo = self.pseudo_views(count, generator)
         pairs = zip(is_pseudo.tolist(), chosen.tolist())
         return [
-            pseudo[i : i + 1] if invented else self.train_cameras[real : real + 1]
+            (pseudo[i : i + 1], None) if invented else (self.train_cameras[real : real + 1], real)
             for i, (invented, real) in enumerate(pairs)
         ]
+
+    def draw_photographed_views(self, count: int, generator: Generator) -> list[tuple[Cameras, int | None]]:
+        """Training cameras alone, of those whose images are there."""
+        there = photographed(self.train_dataset)
+        chosen = torch.randint(len(there), (count,), generator=generator, device=generator.device).tolist()
+        return [(self.train_cameras[there[i] : there[i] + 1], there[i]) for i in chosen]
 
     def draw_pixels(self, count: int, generator: Generator) -> tuple[RayBundle, Tensor]:
         """Rays through random pixels of the training images that count, and the pixels, `[rays, 3 or 4]`."""

@@ -236,7 +236,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "empty_share": 1.0,
     },
 }
-BY_STUDENT = ("points_per_step", "rays_per_step", "refresh_every")
+BY_STUDENT = (
+    *("points_per_step", "rays_per_step"),
+    *("chunks", "start_chunks", "fill_every", "first_chunks", "refresh_every"),
+)
 """Numbers for which some students prefer others than the preset's."""
 
 

@@ -155,17 +155,17 @@ class ChunkSource:
         real = (cameras >= 0).nonzero()[:, 0]
         real = real[self._data.seen(cameras[real], rays.metadata["pixels"][real])]
         pixels = self._data.read_pixels(cameras[real], rays.metadata["pixels"][real])
-        targets.rgb[real], targets.opacity[real] = _premultiplied(pixels)
+        targets.rgb[real], targets.opacity[real] = premultiplied(pixels)
 
     def _read_images(self, generator: Generator) -> BankChunk:
         """Pixels of training images alone."""
         rays, pixels = self._data.draw_pixels(self._method.rays_per_chunk, generator)
-        rgb, opacity = _premultiplied(pixels)
+        rgb, opacity = premultiplied(pixels)
         start, end = torch.zeros_like(opacity), torch.full_like(opacity, torch.inf)
         return BankChunk(RayTargets(rays.origins, rays.directions, rgb, opacity, start, end), None)
 
 
-def _premultiplied(pixels: Float[Tensor, "rays channels"]) -> tuple[Tensor, Tensor]:
+def premultiplied(pixels: Float[Tensor, "rays channels"]) -> tuple[Tensor, Tensor]:
     """Colour times opacity, and opacity; without an alpha channel all are opaque."""
     opacity = pixels[:, 3:] if pixels.shape[1] > 3 else torch.ones_like(pixels[:, :1])  # noqa: PLR2004
     return pixels[:, :3] * opacity, opacity

@@ -11,8 +11,10 @@ from pvd_nerfstudio.data.views import piece_of
 from pvd_nerfstudio.distillation.bank import BankChunk, PictureTargets, seeded_generator
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.pipeline.bank_source import premultiplied
 from pvd_nerfstudio.pipeline.handover import shared_samples
 from pvd_nerfstudio.rendering.compositing import accumulate
+from pvd_nerfstudio.rendering.lens import is_pinhole
 from pvd_nerfstudio.rendering.normals import normals_of
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.splat import SplatModel
@@ -43,35 +45,64 @@ class PictureSource:
     """Makes chunks of the bank: the teacher seen from training views and pseudo ones.
 
     Args:
-        teacher: who is queried.
+        teacher: who is queried; None: training images are read.
         student: who learns.
         data: gives views.
+        training_images: whether training views are learned from their images, as far as no lens bends them.
     """
 
-    def __init__(self, teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManager) -> None:
+    def __init__(
+        self,
+        teacher: FrozenTeacher | None,
+        student: SplatModel,
+        data: DistillationDataManager,
+        training_images: bool = False,
+    ) -> None:
         self._teacher, self._student, self._data = teacher, student, data
+        self._training_images = training_images or teacher is None
         self._height, self._width = picture_size(student, data)
+        cameras = data.train_cameras
+        if teacher is None and not all(is_pinhole(cameras[i : i + 1]) for i in range(len(cameras))):
+            raise InputError(
+                "A splat student learns from images without a lens alone, and these have one. Name its teacher with "
+                "--teacher-checkpoint, which can be seen without."
+            )
 
     def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
         """The chunk of a number."""
         del number, slot
-        count = self._student.field.config.pictures_per_chunk
-        views = self._data.draw_views(count, generator)
-        pieces = [piece_of(_pinhole(view, generator), self._height, self._width, generator) for view in views]
-        shown = [self._render(piece) for piece in pieces]
-        intrinsics = [
-            torch.cat([getattr(piece, name).flatten() for name in ("fx", "fy", "cx", "cy")]) for piece in pieces
-        ]
+        draw = self._data.draw_photographed_views if self._teacher is None else self._data.draw_numbered_views
+        views = draw(self._student.field.config.pictures_per_chunk, generator)
+        pieces = [piece_of(_pinhole(view, generator), self._height, self._width, generator) for view, _ in views]
+        shown = [self._show(piece, *view) for piece, view in zip(pieces, views)]
+        numbers = [[getattr(piece, name).flatten() for name in ("fx", "fy", "cx", "cy")] for piece in pieces]
         return BankChunk(
             pictures=PictureTargets(
                 poses=torch.stack([piece.camera_to_worlds.flatten() for piece in pieces]),
-                intrinsics=torch.stack(intrinsics),
+                intrinsics=torch.stack([torch.cat(values) for values in numbers]),
                 rgb=torch.stack([rgb.flatten() for rgb, _ in shown]),
                 opacity=torch.stack([opacity.flatten() for _, opacity in shown]),
             )
         )
 
+    def _show(self, piece: Cameras, view: Cameras, number: int | None) -> tuple[Tensor, Tensor]:
+        """Colour and opacity of a piece of a view, of its training image where that is wanted and not masked."""
+        if number is None or not self._training_images or not is_pinhole(view):
+            return self._render(piece)
+        corner = [round(float((getattr(view, side) - getattr(piece, side)).flatten()[0])) for side in ("cy", "cx")]
+        rows, columns = (torch.arange(size, device=view.device) for size in (self._height, self._width))
+        pixels = torch.cartesian_prod(rows + corner[0], columns + corner[1])
+        cameras = torch.full_like(pixels[:, 0], number)
+        seen = self._data.seen(cameras, pixels)
+        rgb, opacity = (view.fx.new_zeros(len(pixels), channels) for channels in (3, 1))
+        if self._teacher is not None and not seen.all():
+            rgb, opacity = self._render(piece)
+        rgb[seen], opacity[seen] = premultiplied(self._data.read_pixels(cameras[seen], pixels[seen]))
+        return rgb, opacity
+
     def _render(self, camera: Cameras) -> tuple[Tensor, Tensor]:
+        """The teacher's colour `[pixels, 3]`, premultiplied, and opacity `[pixels, 1]`."""
+        assert self._teacher is not None
         if not self._teacher.has_density:
             seen = look(self._teacher, camera, self._student.grid.contracted)
             return seen.rgb, seen.opacity

@@ -183,11 +183,8 @@ class DistillationPipeline(StudentPipeline):
     def _source(self) -> Source:
         """What the bank is filled from."""
         if isinstance(self.student, SplatModel):
-            if self._teacher is None:
-                raise InputError(
-                    "A splat student learns from pictures of its teacher. Name it with --teacher-checkpoint."
-                )
-            return PictureSource(self._teacher, self.student, self.datamanager)
+            images = self.config.distillation.training_images
+            return PictureSource(self._teacher, self.student, self.datamanager, images)
         method, active = self.config.distillation, self._levels()
         return ChunkSource(self._teacher, self.student, self.datamanager, method, active, self._seed)
 

@@ -317,6 +317,16 @@ class StudentModel(Averaged):
         log_densities, colors = zip(*answers)
         return torch.cat(log_densities), torch.cat(colors)
 
+    def _shallow(self, positions: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:
+        """Log-density and feature, as many points at a time as caches like."""
+        log_densities, features = zip(*(self.field.shallow(some) for some in positions.split(POINTS_AT_ONCE)))
+        return torch.cat(log_densities), torch.cat(features)
+
+    def _deep(self, features: Float[Tensor, "points channels"], directions: Float[Tensor, "points 3"]) -> Tensor:
+        """Colours, likewise."""
+        parts = zip(features.split(POINTS_AT_ONCE), directions.split(POINTS_AT_ONCE))
+        return torch.cat([self.field.deep(*part) for part in parts])
+
     def sample(self, rays: RayBundle) -> PackedSamples:
         """Samples of the rays in occupied space; one sample of length 0 where there is none at all.
 
@@ -405,7 +415,7 @@ class StudentModel(Averaged):
             log_density, rgb = self.answer(positions, rays.directions.index_select(0, index))
         else:
             log_density, rgb = answer_in_sight(
-                self.answer, self.field.to_density, positions, rays.directions, lengths, index
+                self._shallow, self._deep, self.field.to_density, positions, rays.directions, lengths, index
             )
         weights = render_weights(self.field.to_density(log_density), lengths, index, num_rays)
         premultiplied = accumulate(weights, rgb, index, num_rays)

@@ -15,13 +15,12 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing
+from pvd_nerfstudio.rendering.termination import answer_in_sight
 from pvd_nerfstudio.teacher.adapters import Answer, point_samples
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 NOTHING = 1e-6
 """Added to compositing weights, so that there is a mean of them."""
-HARDLY_VISIBLE = 1e-4
-"""Compositing weight up to which a sample has the colour of the others on its ray."""
 VISIBLE = 3e-3
 """Compositing weight from which on a sample can be seen."""
 
@@ -95,25 +94,27 @@ def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundl
 def render_in_sight(
     teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundle, shift: Tensor | float
 ) -> tuple[Float[Tensor, "rays 3"], Float[Tensor, "rays 1"]]:
-    """The same pixels, of a teacher that is asked for the colours of what can be seen alone.
+    """The same pixels, of a teacher that is not asked for what lies behind surfaces, nor for colours that nobody sees.
 
     Returns:
         The colours, premultiplied with the opacity, and the opacity.
     """
     origins, directions, count = rays.origins, rays.directions, len(rays)
-    samples = shared.march(origins, directions, shift)
-    index, extent = samples.ray_indices, shared.spacing.step_size
+    samples, extent = shared.march(origins, directions, shift), shared.spacing.step_size
+    index, lengths = samples.ray_indices, samples.ends - samples.starts
+
+    def density_at(positions: Tensor) -> tuple[Tensor, Tensor]:
+        return teacher.densities(positions, extent).log(), positions
+
+    def color_at(positions: Tensor, towards: Tensor) -> Tensor:
+        return teacher.query_points(positions, towards, extent)[1]
+
     rgb, opacity = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
     if len(samples):
         positions = samples.positions(origins, directions)
-        weights = render_weights(teacher.densities(positions, extent), samples.ends - samples.starts, index, count)
-        seen = (weights > HARDLY_VISIBLE)[:, 0].nonzero()[:, 0]
-        opacity = accumulate(weights, None, index, count)
-        if len(seen):
-            shown, rays_of = weights[seen], index[seen]
-            colors = teacher.query_points(positions[seen], directions[rays_of], extent)[1]
-            covered = accumulate(shown, None, rays_of, count).clamp_min(HARDLY_VISIBLE)
-            rgb = accumulate(shown, colors, rays_of, count) / covered * opacity
+        log_density, colors = answer_in_sight(density_at, color_at, torch.exp, positions, directions, lengths, index)
+        weights = render_weights(log_density.exp(), lengths, index, count)
+        rgb, opacity = accumulate(weights, colors, index, count), accumulate(weights, None, index, count)
     if shared.has_sky:
         sky = teacher.query(point_samples(origins + shared.far * directions, directions)).rgb
         rgb, opacity = rgb + (1 - opacity) * sky, torch.ones_like(opacity)

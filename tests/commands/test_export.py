@@ -118,7 +118,7 @@ def test_export_writes_what_was_asked_for(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["mesh.ply", "student.safetensors"]
     with pytest.raises(InputError, match="mesh.ply exists already.*--overwrite"):
         Export(student.folder, mesh=True, **options).run()
-    with pytest.raises(InputError, match="add --mesh, --safetensors or --html"):
+    with pytest.raises(InputError, match="add --mesh, --safetensors, --html or --ply"):
         Export(student.folder).run()
     with pytest.raises(InputError, match="this one is 'mlp'.*--to sparse"):
         Export(student.folder, html=True, **options).run()

@@ -159,13 +159,37 @@ def test_what_does_not_go_with_it_is_refused(teacher: Run, tmp_path: Path, capsy
     options = ("--teacher-checkpoint", str(teacher.folder), "--student", "splat")
     for more, said in (
         (("--machine.num-devices", "2"), "one process"),
-        (("--pipeline.distillation.training-images", "True"), "training-images"),
         (("--pipeline.active.rays", "True"), "active"),
         (("--pipeline.model.splat.sh-degree", "4"), "sh-degree"),
         (("--pipeline.model.splat.num-gaussians", "100000000000"), "memory|GB"),
     ):
         text = refused(tmp_path / "out", capsys, *options, *more)
         assert any(word in text for word in said.split("|")), text
+
+
+def test_training_images_stand_in_for_the_teacher_and_go_on_without_it(
+    teacher: Run, scene: Path, tmp_path: Path
+) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "splat", "--max-num-iterations", "12")
+    options += ("--pipeline.distillation.training-images", "True", "--pipeline.datamanager.pseudo-view-share", "0")
+    options += ("--pipeline.model.splat.picture-size", "24")
+    trainer = start(distil_config(tmp_path, *options, name="first"))
+    data, bank = trainer.pipeline.datamanager, trainer.pipeline.bank_at(0)
+    target = bank.pictures(torch.tensor([1]))
+    poses = data.train_cameras.camera_to_worlds.flatten(1)
+    number = int((poses - target.poses).abs().sum(dim=1).argmin())
+    right, down = (round(20.0 - float(value)) for value in target.intrinsics[0, 2:])
+    image = data.train_dataset.get_image_float32(number)[down : down + 24, right : right + 24]
+    torch.testing.assert_close(target.opacity.view(24, 24, 1), image[..., 3:], atol=1e-6, rtol=0)
+    torch.testing.assert_close(target.rgb.view(24, 24, 3), image[..., :3] * image[..., 3:], atol=1e-6, rtol=0)
+    stop_after(trainer, 5)
+    config = distil_config(tmp_path, "--load-dir", str(trainer.checkpoint_dir), name="second")
+    config.pipeline.teacher = None
+    again = start(config)
+    again.train()
+    assert again.pipeline._teacher is None and all(
+        value.isfinite().all() for value in again.pipeline.student.parameters()
+    )
 
 
 def test_a_teacher_without_density_is_converted_by_its_depth(families: Mapping[str, Path], tmp_path: Path) -> None:

@@ -172,21 +172,26 @@ def test_what_is_out_of_sight_is_not_asked_and_not_missed(density: float) -> Non
     samples = full.march(origins, directions, near, far, Spacing(0.02))
     index, lengths = samples.ray_indices, samples.ends - samples.starts
     positions = samples.positions(origins, directions)
-    asked = []
+    asked, colored = [], []
 
-    def answer(points: Tensor, towards: Tensor) -> tuple[Tensor, Tensor]:
+    def shallow(points: Tensor) -> tuple[Tensor, Tensor]:
         asked.append(len(points))
-        return torch.full_like(points[:, :1], density).log(), (points + towards).sigmoid()
+        return torch.full_like(points[:, :1], density).log(), points
 
-    log_density, rgb = answer_in_sight(answer, torch.exp, positions, directions, lengths, index)
+    def deep(points: Tensor, towards: Tensor) -> Tensor:
+        colored.append(len(points))
+        return (points + towards).sigmoid()
+
+    log_density, rgb = answer_in_sight(shallow, deep, torch.exp, positions, directions, lengths, index)
     count = sum(asked)
-    whole, colors = answer(positions, directions[index])
+    whole, colors = shallow(positions)[0], deep(positions, directions[index])
     images = []
     for logs, values in ((log_density, rgb), (whole, colors)):
         weights = render_weights(logs.exp(), lengths, index, len(origins))
         images.append(accumulate(weights, torch.cat([values, torch.ones_like(logs)], dim=1), index, len(origins)))
     torch.testing.assert_close(*images, atol=2e-4, rtol=0)
     assert count == len(index) if density == 0.5 else count < 0.4 * len(index)
+    assert colored[0] < 0.2 * len(index) or density == 0.5
 
 
 def test_gradient_of_the_weights() -> None:

@@ -74,7 +74,7 @@ class SplatFieldConfig(FieldConfig):
     """Weight of the mean size in the loss, in scales of the scene."""
     picture_size: int = 200
     """Width and height of the pieces of views that are learned from, at most, in pixels."""
-    pictures_per_chunk: int = 4
+    pictures_per_chunk: int = 1
     """Pieces of views in a chunk of the bank."""
 
     @property
@@ -101,7 +101,7 @@ class SplatFieldConfig(FieldConfig):
 
     @property
     def preferred(self) -> dict[str, Any]:
-        return {"chunks": 64, "start_chunks": 4, "fill_every": 8, "first_chunks": 24, "refresh_every": 32}
+        return {"chunks": 200, "start_chunks": 12, "fill_every": 6, "first_chunks": 48, "refresh_every": 24}
 
 
 class GaussianField(Growing):
