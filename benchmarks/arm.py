@@ -83,9 +83,10 @@ class ImagePipeline(DistillationPipeline):
         if isinstance(student, SplatModel):
             generator = Generator().manual_seed(self._seed)
             low, high = student.field.aabb
-            anywhere, colors = (torch.rand(len(student.field), 3, generator=generator) for _ in range(2))
+            anywhere, colors = (torch.rand(len(student.field), 3, generator=generator).to(low) for _ in range(2))
             student.field.sow(low + anywhere * (high - low), colors, torch.zeros_like(colors))
-            self._learn_anew()
+            for name, parameters in student.get_param_groups().items():
+                self._optimizers.replace(name, parameters)
         self._teacher = None
 
     @property

@@ -277,10 +277,13 @@ class PVDTrainer(Trainer):
     def _diverged(self, what: str) -> InputError:
         saved = sorted(self.checkpoint_dir.glob("*.ckpt"))
         groups = self.config.optimizers
-        rates = ", ".join(
-            f"--optimizers.{name}.optimizer.lr (it is {groups[name]['optimizer'].lr:g})"
-            for name in ("fields", "matrices")
-            if name in self.optimizers.optimizers
+        rates = (
+            ", ".join(
+                f"--optimizers.{name}.optimizer.lr (it is {groups[name]['optimizer'].lr:g})"
+                for name in ("fields", "matrices")
+                if name in self.optimizers.optimizers
+            )
+            or f"--pipeline.model.{self.config.student}.*-lr"
         )
         kept = f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint had been saved."
         return InputError(

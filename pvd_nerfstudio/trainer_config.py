@@ -200,6 +200,11 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         else:
             data.dataparser = with_options_of(dataparser, data.dataparser)
         place = self.data or data.data
+        if place is not None and isinstance(data.dataparser, OrbitDataParserConfig):
+            raise InputError(
+                "The teacher does not say how its data set is read. Name the dataparser at the end of `ns-train`'s "
+                f"command, such as blender-data --data {place}, or leave --data out to have views made up."
+            )
         if place is not None:
             data.dataparser.data = place
         given = own or place is not None
@@ -250,6 +255,7 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         self._check_student(model)
         if model.chosen.is_drawn:
             self._check_drawn()
+            self.steps_per_eval_batch = 0  # which is of single rays
         if self.max_num_iterations == 0:
             self.max_num_iterations = model.chosen.iterations
             if self.machine.device_type == "cpu":
@@ -291,6 +297,9 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         """
         pipeline, machine = self.pipeline, self.machine
         refused = {
+            "--optimizers.*.optimizer.lr": any(
+                self.optimizers[name]["optimizer"].lr for name in ("fields", "matrices") if name in self.optimizers
+            ),
             "--pipeline.active.*": pipeline.active.on,
             "--machine.num-devices": machine.num_devices * machine.num_machines > 1,
         }
@@ -298,7 +307,7 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
             if is_set:
                 raise InputError(
                     f"{option}: a {self.student} student learns in one process from whole pictures, so "
-                    "this option is not for it. Leave it out."
+                    f"this option is not for it. Learning rates are --pipeline.model.{self.student}.*-lr."
                 )
 
     def _check_student(self, model: StudentModelConfig) -> None:

@@ -44,8 +44,8 @@ class OrbitDataParserConfig(DataParserConfig):
     """Horizontal angle of view in degrees."""
     box: Box = (-1.0, -1.0, -1.0, 1.0, 1.0, 1.0)
     """Scene box: its lower corner, then its upper one."""
-    whole: bool = False
-    """Whether the views are all around, from below, too: where nobody knows which way is up."""
+    whole: bool | None = None
+    """Whether the views are all around, from below, too; left out: where nobody knows which way is up."""
     region: Box | None = None
     """Box that the cameras look at; left out: around what the teacher shows in the scene box."""
 
@@ -93,7 +93,7 @@ class OrbitDataParser(DataParser):
         count = config.views if split == "train" else max(1, config.views // 10)
         focal = config.size / 2 / math.tan(math.radians(config.field_of_view) / 2)
         cameras = Cameras(
-            camera_to_worlds=sphere(count, config.distance, middle, config.whole),
+            camera_to_worlds=sphere(count, config.distance, middle, bool(config.whole)),
             fx=focal,
             fy=focal,
             cx=config.size / 2,

@@ -55,6 +55,8 @@ class PictureTargets:
     rgb: Float[Tensor, "pictures values"]
     """Premultiplied with the opacity: rows, columns, channels."""
     opacity: Float[Tensor, "pictures pixels"]
+    seen: Float[Tensor, "pictures pixels"]
+    """1 where a pixel counts, 0 where a mask hides it."""
 
 
 @dataclass

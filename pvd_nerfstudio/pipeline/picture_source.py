@@ -23,7 +23,7 @@ from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.targets import query_rays, render_in_sight
 
 RAYS_AT_ONCE = 8192
-FLAT = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value}
+FLAT = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value, CameraType.FISHEYE624.value}
 """Cameras that look in one direction; of all others parts are learned from."""
 MOST_VIEWS = 1000
 """Views in which surfaces are looked for."""
@@ -80,25 +80,30 @@ class PictureSource:
             pictures=PictureTargets(
                 poses=torch.stack([piece.camera_to_worlds.flatten() for piece in pieces]),
                 intrinsics=torch.stack([torch.cat(values) for values in numbers]),
-                rgb=torch.stack([rgb.flatten() for rgb, _ in shown]),
-                opacity=torch.stack([opacity.flatten() for _, opacity in shown]),
+                rgb=torch.stack([rgb.flatten() for rgb, _, _ in shown]),
+                opacity=torch.stack([opacity.flatten() for _, opacity, _ in shown]),
+                seen=torch.stack([seen.float() for _, _, seen in shown]),
             )
         )
 
-    def _show(self, piece: Cameras, view: Cameras, number: int | None) -> tuple[Tensor, Tensor]:
-        """Colour and opacity of a piece of a view, of its training image where that is wanted and not masked."""
+    def _show(self, piece: Cameras, view: Cameras, number: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Colour and opacity of a piece of a view, of its training image where that is wanted and not masked; and
+        which pixels count."""
         if number is None or not self._training_images or not is_pinhole(view):
-            return self._render(piece)
+            rgb, opacity = self._render(piece)
+            return rgb, opacity, torch.ones_like(opacity[:, 0], dtype=torch.bool)
         corner = [round(float((getattr(view, side) - getattr(piece, side)).flatten()[0])) for side in ("cy", "cx")]
         rows, columns = (torch.arange(size, device=view.device) for size in (self._height, self._width))
         pixels = torch.cartesian_prod(rows + corner[0], columns + corner[1])
         cameras = torch.full_like(pixels[:, 0], number)
         seen = self._data.seen(cameras, pixels)
         rgb, opacity = (view.fx.new_zeros(len(pixels), channels) for channels in (3, 1))
+        counts = seen
         if self._teacher is not None and not seen.all():
             rgb, opacity = self._render(piece)
+            counts = torch.ones_like(seen)
         rgb[seen], opacity[seen] = premultiplied(self._data.read_pixels(cameras[seen], pixels[seen]))
-        return rgb, opacity
+        return rgb, opacity, counts
 
     def _render(self, camera: Cameras) -> tuple[Tensor, Tensor]:
         """The teacher's colour `[pixels, 3]`, premultiplied, and opacity `[pixels, 1]`."""

@@ -53,7 +53,7 @@ class PictureStep:
         rgb, opacity = self._draw(target)
         pair = rgb, opacity, target.rgb.view(-1, 3), target.opacity.view(-1, 1)
         background = torch.rand(3, generator=generator, device=generator.device)
-        difference = rgb - pair[2] + background * (pair[3] - opacity)
+        difference = (rgb - pair[2] + background * (pair[3] - opacity)) * target.seen.view(-1, 1)
         loss = ABSOLUTE * difference.abs().mean() + (1 - ABSOLUTE) * difference.square().mean()
         with torch.no_grad():
             self.errors.append(losses.pixel_errors(*pair).mean())

@@ -96,7 +96,7 @@ def summarize(pipeline: StudentPipeline, run: TeacherRun) -> list[Figures]:
         chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(student.device)
         rays = rays[chosen]
         count = student.rays_for(len(chosen), camera)
-        ours, theirs = figures[-1].speed.take(lambda c=camera, p=chosen: student.pixels(c, p), count), None
+        ours, theirs = figures[-1].speed.take(lambda c=camera, p=chosen, r=rays: student.pixels(c, p, r), count), None
         if teacher is not None and comparison is not None:
             theirs = comparison.through_shared_samples(rays)
             figures[-1].to_teacher.append((ours - theirs).square().mean())

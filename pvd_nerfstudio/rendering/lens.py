@@ -8,8 +8,13 @@ from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.splatting import View, view_of
 
+FROM_ONE_POINT = {
+    *(CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value, CameraType.FISHEYE624.value),
+    CameraType.EQUIRECTANGULAR.value,
+}
 WIDEST = 1.5
 """Slope of rays against the optical axis up to which one plane holds them all."""
 ROOM = 2
@@ -35,9 +40,14 @@ def draw_through(
     Args:
         camera: with a lens of any kind.
         draw: the image of a pinhole camera.
+
+    Raises:
+        InputError: its rays start at many points.
     """
     if is_pinhole(camera):
         return draw(view_of(camera))
+    if int(camera.camera_type.flatten()[0]) not in FROM_ONE_POINT:
+        raise InputError("Gaussians are drawn through cameras whose rays start at one point; these do not.")
     rays = camera.generate_rays(camera_indices=0, keep_shape=True)
     pose = camera.camera_to_worlds.view(-1, 3, 4)[0]
     towards = rays.directions @ pose[:, :3] * AXES.to(pose)
@@ -70,7 +80,7 @@ def draw_through(
 
 def _focal(camera: Cameras) -> float:
     """Pixels for a slope of one, so that nothing is lost in the middle."""
-    if int(camera.camera_type.flatten()[0]) in (CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value):
+    if int(camera.camera_type.flatten()[0]) != CameraType.EQUIRECTANGULAR.value:
         return float(torch.maximum(camera.fx, camera.fy).flatten()[0])
     return float(camera.height.flatten()[0]) / 2
 

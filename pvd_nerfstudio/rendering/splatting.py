@@ -3,7 +3,7 @@
 The image is cut into tiles. Within a tile the exponent of a Gaussian is a quadratic function of the pixel's position,
 so those of many Gaussians at all pixels of a tile are one product of matrices: six coefficients times six powers. What
 is composited, and its gradient, goes over a tile's Gaussians in portions, nearest first, and ends where nothing shows
-through any more; so memory is bounded, however much lies behind one another.
+through any more.
 """
 
 import math
@@ -108,7 +108,9 @@ def project(gaussians: Gaussians, view: View) -> Projected:
     across_y = fy * inverse[:, None] * (along[:, 1] - slope_y[:, None] * along[:, 2])
     xx, yy = across_x.square().sum(dim=-1) + BLUR, across_y.square().sum(dim=-1) + BLUR
     xy = (across_x * across_y).sum(dim=-1)
-    determinant = (xx * yy - xy * xy).clamp_min(1e-10)
+    # Without the cancellation of xx yy - xy² in what is long and thin.
+    cross = torch.linalg.cross(across_x, across_y).square().sum(dim=-1)
+    determinant = cross + BLUR * (xx + yy) - BLUR**2
     return Projected(
         means=torch.stack([fx * u + cx, fy * v + cy], dim=-1),
         conics=torch.stack([yy, -xy, xx], dim=-1) / determinant[:, None],
@@ -244,7 +246,8 @@ class _Composite(torch.autograd.Function):
             rest = behind[portion.tiles][:, None] - seen.cumsum(dim=1)
             behind[portion.tiles] = rest[:, -1]
             of_alpha = portion.transmittances * worth - rest / (1 - portion.alphas)
-            of_exponent = (of_alpha * portion.alphas).masked_fill_(~portion.is_free, 0.0)
+            is_free = portion.is_free & (portion.transmittances > 0)
+            of_exponent = (of_alpha * portion.alphas).masked_fill_(~is_free, 0.0)
             of_pairs[portion.pairs, :6] = of_exponent @ tiles.powers.T
             of_pairs[portion.pairs, 6:] = portion.weights @ asked[..., :-1]
         return (*tiles.of_gaussians(of_pairs[:-1]), None, None, None)

@@ -456,10 +456,14 @@ class StudentModel(Averaged):
         middle = rays.origins[empty] + (rays.nears + rays.fars)[empty] / 2 * rays.directions[empty]
         return image.index_copy(0, empty, self.answer(middle, rays.directions[empty])[1].to(image))
 
-    def pixels(self, camera: Cameras, chosen: Int[Tensor, "pixels"]) -> Float[Tensor, "pixels 3"]:
-        """Some pixels of a view, by their numbers."""
-        rays = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
-        return self.get_outputs(rays[chosen])["rgb"]
+    def pixels(
+        self, camera: Cameras, chosen: Int[Tensor, "pixels"], rays: RayBundle | None = None
+    ) -> Float[Tensor, "pixels 3"]:
+        """Some pixels of a view, by their numbers; their rays may be at hand already."""
+        if rays is None:
+            every = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
+            rays = every[chosen.to(every.origins.device)]
+        return self.get_outputs(rays)["rgb"]
 
     def rays_for(self, pixels: int, camera: Cameras) -> int:
         """How many are rendered where so many are asked for."""

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.lens import draw_through
-from pvd_nerfstudio.rendering.splatting import View, project, rasterize, rotations
+from pvd_nerfstudio.rendering.splatting import Gaussians, View, project, rasterize, rotations
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.model import NOTHING, PointAnswers, StudentModel
 
@@ -40,8 +40,13 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
 
     field: GaussianField  # type: ignore[assignment]
 
-    def pixels(self, camera: Cameras, chosen: Int[Tensor, "pixels"]) -> Float[Tensor, "pixels 3"]:
-        return self.get_outputs_for_camera(camera)["rgb"].flatten(0, 1)[chosen]
+    depth_is_distance = True
+
+    def pixels(
+        self, camera: Cameras, chosen: Int[Tensor, "pixels"], rays: RayBundle | None = None
+    ) -> Float[Tensor, "pixels 3"]:
+        del rays
+        return self.get_outputs_for_camera(camera)["rgb"].flatten(0, 1)[chosen.to(self.device)]
 
     def rays_for(self, pixels: int, camera: Cameras) -> int:
         return int(camera.width.flatten()[0]) * int(camera.height.flatten()[0])
@@ -74,13 +79,17 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
         """There is no head to be taken over."""
         del weights
 
-    def draw(self, view: View, hidden: float = 1e-4) -> tuple[Tensor, Tensor, Tensor]:
-        """Colour, premultiplied with the opacity, `[height, width, 3]`, the opacity and the expected depth, which is
-        multiplied with it, too, `[height, width, 1]`."""
-        gaussians = self.field.seen_from(view.position)
-        projected = project(gaussians, view)
-        painted = torch.cat([gaussians.colors, projected.depths.detach()[:, None]], dim=-1)
-        image, opacity = rasterize(projected, gaussians.opacities, painted, view, hidden)
+    def draw(self, view: View, hidden: float = 1e-4, crop: OrientedBox | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Colour, premultiplied with the opacity, `[height, width, 3]`, the opacity and the expected distance, which
+        is multiplied with it, too, `[height, width, 1]`."""
+        with torch.autocast(self.device.type, enabled=False):
+            gaussians = self.field.seen_from(view.position)
+            if crop is not None:
+                inside = crop.within(gaussians.means)
+                gaussians = Gaussians(*(value[inside] for value in vars(gaussians).values()))
+            distance = (gaussians.means.detach() - view.position).norm(dim=-1, keepdim=True)
+            painted = torch.cat([gaussians.colors, distance], dim=-1)
+            image, opacity = rasterize(project(gaussians, view), gaussians.opacities, painted, view, hidden)
         return image[..., :3], opacity, image[..., 3:]
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
@@ -111,9 +120,11 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images from a camera, each `[height, width, channels]`; with what the pipeline has beside them."""
-        image = draw_through(camera.to(self.device), lambda view: torch.cat(self.draw(view), dim=-1))
+        image = draw_through(camera.to(self.device), lambda view: torch.cat(self.draw(view, crop=obb_box), dim=-1))
         premultiplied, opacity, depth = image[..., :3], image[..., 3:4], image[..., 4:]
-        depth = torch.where(opacity > NOTHING, depth / opacity.clamp_min(NOTHING), self.far)
+        depth, hit = depth / opacity.clamp_min(NOTHING), opacity > NOTHING
+        # At the far plane, what meets nothing would stretch the colour map.
+        depth = torch.where(hit, depth, depth[hit].amax() if hit.any() else self.far)
         outputs = {
             "rgb": self._over_background(premultiplied, opacity).clamp(0, 1),
             "accumulation": opacity,

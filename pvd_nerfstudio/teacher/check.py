@@ -43,8 +43,9 @@ def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
     Raises:
         InputError: the data set is scaled, turned or boxed otherwise than the teacher's was.
     """
+    teacher.take_box(outputs.scene_box)
     box = outputs.scene_box.aabb.to(teacher.aabb)
-    if teacher.has_datas_box and not torch.allclose(box, teacher.aabb, atol=1e-4):
+    if not torch.allclose(box, teacher.aabb, atol=1e-4):
         raise InputError(
             f"The data's scene box is {_rounded(box)}, the teacher's {_rounded(teacher.aabb)}. Leave the dataparser "
             "out to take over the teacher's with its options; --data replaces its path alone."

@@ -76,6 +76,11 @@ class FrozenTeacher:
         """The scene box."""
         return self.model.scene_box.aabb.to(self.device)
 
+    def take_box(self, box: SceneBox) -> None:
+        """Be asked within a data set's box, where the model's own is merely around what it shows."""
+        if not self.has_datas_box:
+            self.model.scene_box = box
+
     @property
     def has_datas_box(self) -> bool:
         """Whether the scene box is that of the data set."""

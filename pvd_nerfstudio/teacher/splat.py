@@ -71,6 +71,7 @@ class SplatTeacher(Model):
 
     config: SplatTeacherConfig
     field: _Stored
+    depth_is_distance = True
 
     def populate_modules(self) -> None:
         """nerfstudio's."""
@@ -87,17 +88,18 @@ class SplatTeacher(Model):
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
-        """Colour, opacity and depth along the camera's axis, each `[height, width, channels]`."""
+        """Colour, opacity and distance, each `[height, width, channels]`."""
         del obb_box
         stored = {name: getattr(self.field, name) for name in PARAMETERS}
 
         def draw(view: View) -> Tensor:
             gaussians = seen_from(view.position, stored)
-            projected = project(gaussians, view)
-            painted = torch.cat([gaussians.colors, projected.depths[:, None]], dim=-1)
-            return torch.cat(rasterize(projected, gaussians.opacities, painted, view), dim=-1)
+            distance = (gaussians.means - view.position).norm(dim=-1, keepdim=True)
+            painted = torch.cat([gaussians.colors, distance], dim=-1)
+            return torch.cat(rasterize(project(gaussians, view), gaussians.opacities, painted, view), dim=-1)
 
-        image = draw_through(camera.to(self.device), draw)
+        with torch.autocast(self.device.type, enabled=False):
+            image = draw_through(camera.to(self.device), draw)
         opacity = image[..., 4:]
         behind = float(self.config.background_color == "white")
         return {
@@ -145,7 +147,7 @@ def state_of_file(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def as_splat(config: ModelConfig) -> ModelConfig:
     """The configuration that a splatfacto model is built by here; every other is returned as it is."""
-    if not isinstance(config, SplatfactoModelConfig):
+    if type(config) is not SplatfactoModelConfig:  # a plugin's has more to it
         return config
     if config.rasterize_mode != "classic":
         say(

@@ -88,7 +88,7 @@ def _head(file: BinaryIO, path: Path) -> tuple[np.dtype, int]:
             f"{plain(path)} is a compressed .ply. Unpack it first: `npx @playcanvas/splat-transform {plain(path.name)} "
             "unpacked.ply`."
         )
-    if names[:1] != ["vertex"] or len(elements[0]) != 2 or not elements[0][1].isdigit():  # noqa: PLR2004
+    if names[:1] != ["vertex"] or len(elements[0]) != 2 or not re.fullmatch(r"\d{1,18}", elements[0][1]):  # noqa: PLR2004
         raise InputError(f"{plain(path)} has no element 'vertex' at its beginning, so it holds no Gaussians.")
     begin = lines.index(["element", *elements[0]])
     rows: list[tuple[str, str]] = []

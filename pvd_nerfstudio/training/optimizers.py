@@ -190,6 +190,7 @@ class GrowingOptimizers(Optimizers):
     def scale_rate(self, name: str, factor: float) -> None:
         """Multiply a group's learning rate, also for a run that goes on with this one."""
         self.config[name]["optimizer"].lr *= factor
+        self.config[name]["scheduler"].lr_final *= factor
         self.schedulers[name].base_lrs = [factor * rate for rate in self.schedulers[name].base_lrs]
         for group in self.optimizers[name].param_groups:
             group["lr"], group["initial_lr"] = factor * group["lr"], factor * group["initial_lr"]

@@ -68,8 +68,8 @@ def _in_the_world(values: dict[str, Tensor], world: DataparserOutputs) -> dict[s
             "The dataparser did not only turn, shift and scale the scene, so its Gaussians cannot be given the data "
             "set's own coordinates. Leave out --save-world-frame."
         )
-    back = Rotation.from_matrix(turn.T.numpy())
-    x, y, z, w = torch.from_numpy((back * Rotation.from_quat(values["quats"].numpy(), scalar_first=True)).as_quat()).T
+    own = Rotation.from_quat(values["quats"][:, [1, 2, 3, 0]].numpy())
+    x, y, z, w = torch.from_numpy((Rotation.from_matrix(turn.T.numpy()) * own).as_quat()).T
     return {
         "means": (values["means"] / scale - transform[:, 3]) @ turn,
         "scales": values["scales"] - np.log(scale),

@@ -91,7 +91,7 @@ def _take_times(pipeline: StudentPipeline, camera: Cameras, measured: Measured) 
     total, count = len(rays), min(TIMED_RAYS, len(rays))
     chosen = torch.linspace(0, total - 1, count, device=rays.origins.device).long()
     rays = rays[chosen]
-    measured.student_speed.take(lambda: student.pixels(camera, chosen), student.rays_for(count, camera))
+    measured.student_speed.take(lambda: student.pixels(camera, chosen, rays), student.rays_for(count, camera))
     if comparison is None:
         return
     teacher = comparison.teacher

@@ -15,6 +15,8 @@ from pvd_nerfstudio.rendering.splatting import Gaussians
 from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.growth import Growing, Moment
 
+PICTURES, PIXEL_BYTES = 200, 20
+"""Pictures in the bank, and bytes of one of their pixels."""
 NEIGHBOURS = 3
 """By whose distances a Gaussian's size is told."""
 
@@ -57,7 +59,7 @@ class SplatFieldConfig(FieldConfig):
     start_opacity: float = 0.6
     """Opacity at the start."""
     means_lr: float = 1.5e-3
-    """Learning rate of the positions, in scales of the scene; like all of these it falls to nothing."""
+    """Learning rate of the positions, in scales of the scene; like all of these it falls as the run goes on."""
     scales_lr: float = 2e-2
     """Learning rate of the logarithms of the sizes."""
     quats_lr: float = 1e-2
@@ -96,12 +98,16 @@ class SplatFieldConfig(FieldConfig):
         return self.num_gaussians * (11 + 3 * (self.sh_degree + 1) ** 2)
 
     @property
+    def training_bytes(self) -> int:
+        return super().training_bytes + PICTURES * PIXEL_BYTES * self.picture_size**2
+
+    @property
     def iterations(self) -> int:
         return 10000
 
     @property
     def preferred(self) -> dict[str, Any]:
-        return {"chunks": 200, "start_chunks": 12, "fill_every": 6, "first_chunks": 48, "refresh_every": 24}
+        return {"chunks": PICTURES, "start_chunks": 12, "fill_every": 6, "first_chunks": 48, "refresh_every": 24}
 
 
 class GaussianField(Growing):
