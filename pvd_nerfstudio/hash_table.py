@@ -32,14 +32,15 @@ class HashTable(HashEncoding):
         # Of the products only the last bits count, so they may overflow.
         kind = torch.int32 if len(self.hash_table) <= LARGEST_INT32 else torch.int64
         factors = torch.tensor(FACTORS, device=points.device).to(kind)
-        hashed = lower.to(kind) * factors
-        x, y, z = torch.stack([hashed, hashed + factors], dim=-1).unbind(dim=-2)
-        index = x[..., :, None, None] ^ y[..., None, :, None] ^ z[..., None, None, :]
-        first = self.hash_offset.to(index)[:, None]
-        index = index.bitwise_and_(self.hash_table_size - 1).flatten(-3) + first
-        x, y, z = torch.stack([1 - share, share], dim=-1).unbind(dim=-2)
-        weights = x[..., :, None, None] * y[..., None, :, None] * z[..., None, None, :]
-        return index, weights.flatten(-3)
+        # Corner by corner, and each an array without gaps: broadcast over axes of two it takes four times as long.
+        hashed = (lower.to(kind) * factors).unbind(dim=-1)
+        x, y, z = ((one, one + factor) for one, factor in zip(hashed, factors))
+        u, v, w = ((1 - one, one) for one in share.unbind(dim=-1))
+        first, last = self.hash_offset.to(hashed[0]), self.hash_table_size - 1
+        of_two, share_of_two = [a ^ b for a in x for b in y], [a * b for a in u for b in v]
+        index = [(pair ^ one).bitwise_and_(last).add_(first) for pair in of_two for one in z]
+        weights = [pair * one for pair in share_of_two for one in w]
+        return torch.stack(index, dim=-1), torch.stack(weights, dim=-1)
 
 
 def quicken(model: nn.Module) -> None:

@@ -48,8 +48,8 @@ PAPERS_HALF_SIDE = 1.5
 
 NOTHING = 1e-3
 """Opacity under which a ray has met nothing."""
-POINTS_AT_ONCE = 1 << 16
-"""Points that a field answers in one go."""
+POINTS_AT_ONCE = 1 << 14
+"""Points that a field answers in one go: what it makes of them should stay in the cache."""
 
 if TYPE_CHECKING:
     StudentSizes = ModelConfig

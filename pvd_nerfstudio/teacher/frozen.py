@@ -122,7 +122,7 @@ class FrozenTeacher:
             return density.clamp_max(LARGEST_DENSITY)
 
     def densities(
-        self, positions: Float[Tensor, "points 3"], extent: float, chunk: int = 1 << 16
+        self, positions: Float[Tensor, "points 3"], extent: float, chunk: int = 1 << 14
     ) -> Float[Tensor, "points 1"]:
         """What `density` is where the teacher shows anything, at as many positions as one likes; otherwise 0."""
         parts = []
@@ -136,7 +136,7 @@ class FrozenTeacher:
         """The grid of an earlier student or of instant-ngp, which shows nothing outside it; None for all others."""
         return self._adapter.grid
 
-    def query(self, samples: RaySamples, chunk: int = 1 << 16) -> Answer:
+    def query(self, samples: RaySamples, chunk: int = 1 << 14) -> Answer:
         """Log-density, colour and feature of samples, `[samples]` in shape, of which there is at least one."""
         with self._asked():
             starts = range(0, len(samples.frustums.origins), chunk)
@@ -153,7 +153,7 @@ class FrozenTeacher:
         positions: Float[Tensor, "points 3"],
         directions: Float[Tensor, "points 3"],
         extent: float,
-        chunk: int = 1 << 16,
+        chunk: int = 1 << 14,
     ) -> tuple[Float[Tensor, "points 1"], Float[Tensor, "points 3"]]:
         """Log-density and colour at world positions, as many as one likes: features are not kept."""
         with self._asked():
