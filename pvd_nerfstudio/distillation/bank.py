@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
+from pvd_nerfstudio.input.progress import with_bar
+
 
 @dataclass
 class RayTargets:
@@ -123,7 +125,8 @@ class TargetBank:
         """Query the chunks that are missing at this step; returns how many there were."""
         missing = [number for number in self.wanted(step) if self._numbers.get(number % self._slots) != number]
         began = time.perf_counter()
-        for number in missing:
+        shown = with_bar(missing, "Querying the teacher") if len(missing) > 1 else missing
+        for number in shown:
             generator = seeded_generator(self._device, self._seed, number)
             slot = number % self._slots
             chunk = self._source(number, slot, generator)

@@ -113,6 +113,9 @@ class PictureSource:
             return seen.rgb, seen.opacity
         rays = camera.to(self._teacher.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
         shared = shared_samples(self._student)
+        if shared.has_sky and self._teacher.renders_natively:  # nothing is transparent, and its own samples are fewer
+            image = self._teacher.render_rays(rays)
+            return image, torch.ones_like(image[:, :1])
         starts = range(0, len(rays), RAYS_AT_ONCE)
         parts = [render_in_sight(self._teacher, shared, rays[at : at + RAYS_AT_ONCE], shift=0.5) for at in starts]
         colors, opacities = zip(*parts)

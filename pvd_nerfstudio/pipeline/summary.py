@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.rays import RayBundle
 from rich.table import Table
 from torch import Tensor
 
 from pvd_nerfstudio.data.dataset import mask_of, photographed
 from pvd_nerfstudio.data.views import counted_pixels
 from pvd_nerfstudio.input.text import plain
+from pvd_nerfstudio.pipeline.comparison import Comparison
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, weights_megabytes
 
@@ -78,7 +81,9 @@ def summarize(pipeline: StudentPipeline, run: TeacherRun) -> list[Figures]:
     student, comparison, dataset = pipeline.student, pipeline.comparison, pipeline.datamanager.eval_dataset
     pipeline.eval()
     figures = [Figures(f"student: {student.config.student}", weights_megabytes(run))]
-    teacher = None if comparison is None or not comparison.teacher.has_density else comparison.teacher
+    teacher = None if comparison is None else comparison.teacher
+    if teacher is not None and not (teacher.has_density or teacher.is_drawn):  # whole views of it would take too long
+        teacher = None
     if teacher is not None:
         name = f"teacher: {plain(teacher.run.config.method_name)}"
         figures.insert(0, Figures(name, weights_megabytes(teacher.run)))
@@ -98,10 +103,8 @@ def summarize(pipeline: StudentPipeline, run: TeacherRun) -> list[Figures]:
         count = student.rays_for(len(chosen), camera)
         ours, theirs = figures[-1].speed.take(lambda c=camera, p=chosen, r=rays: student.pixels(c, p, r), count), None
         if teacher is not None and comparison is not None:
-            theirs = comparison.through_shared_samples(rays)
+            theirs = _of_teacher(comparison, camera, rays, chosen, figures[0].speed)
             figures[-1].to_teacher.append((ours - theirs).square().mean())
-            if teacher.renders_natively:
-                figures[0].speed.take(lambda rays=rays: teacher.render_rays(rays, chunk=len(rays)), len(rays))
         if view in there:
             image = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(ours))
             truth = image.flatten(0, 1)[chosen]
@@ -109,6 +112,17 @@ def summarize(pipeline: StudentPipeline, run: TeacherRun) -> list[Figures]:
                 if pixels is not None:
                     one.squared.append((pixels - truth).square().mean())
     return figures
+
+
+def _of_teacher(comparison: Comparison, camera: Cameras, rays: RayBundle, chosen: Tensor, speed: Speed) -> Tensor:
+    """The teacher's pixels on some rays of a view, and the time that it takes by itself."""
+    teacher = comparison.teacher
+    if teacher.is_drawn:
+        pixels = int(camera.width) * int(camera.height)
+        return speed.take(lambda: comparison.render(camera), pixels).flatten(0, 1)[chosen]
+    if teacher.renders_natively:
+        speed.take(lambda: teacher.render_rays(rays, chunk=len(rays)), len(rays))
+    return comparison.through_shared_samples(rays)
 
 
 def table_of(figures: list[Figures]) -> Table:

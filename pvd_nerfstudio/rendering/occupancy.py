@@ -12,9 +12,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from pvd_nerfstudio.input.progress import with_bar
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
 from pvd_nerfstudio.rendering.space import Region, Spacing
 
+FEW_PARTS = 4
+"""Of a grid's corners, up to which they are asked without a bar."""
 VisibleFn = Callable[[Float[Tensor, "points 3"]], Bool[Tensor, "points"]]
 
 
@@ -203,7 +206,9 @@ class OccupancyGrid(Region):
         # The outermost corners lie on the box itself, where fields that clip to it answer zero.
         points = self.to_world(corners[wanted].clamp(3e-5, 1 - 3e-5))
         if len(points):
-            out[wanted] = torch.cat([visible(part) for part in points.split(chunk)])
+            parts = points.split(chunk)
+            shown = with_bar(parts, "Filling the occupancy grid") if len(parts) > FEW_PARTS else parts
+            out[wanted] = torch.cat([visible(part) for part in shown])
         return out
 
     def _occupied_bounds(self) -> Float[Tensor, "2 3"]:

@@ -3,12 +3,12 @@
 The image is cut into tiles. Within a tile the exponent of a Gaussian is a quadratic function of the pixel's position,
 so those of many Gaussians at all pixels of a tile are one product of matrices: six coefficients times six powers. What
 is composited, and its gradient, goes over a tile's Gaussians in portions, nearest first, and ends where nothing shows
-through any more.
+through any more. So memory is bounded, whatever is drawn.
 """
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ TILE = 8
 AT_ONCE = 32
 """Gaussians of a tile that are composited in one go."""
 TILES_AT_ONCE = 64
+MOST_PAIRS = 1 << 22
+"""Pairs of a Gaussian and a tile that are held at once; an image of more is drawn in bands."""
 
 
 @dataclass
@@ -147,16 +149,25 @@ class Pairs:
 
 
 @torch.no_grad()
-def pair(projected: Projected, opacities: Float[Tensor, "gaussians 1"], view: View) -> Pairs:
-    """Find the tiles in which a Gaussian covers any pixel by `LEAST_ALPHA`."""
-    columns, rows = math.ceil(view.width / TILE), math.ceil(view.height / TILE)
+def _touched(
+    projected: Projected, opacities: Float[Tensor, "gaussians 1"], view: View
+) -> tuple[Int[Tensor, "gaussians 2"], Int[Tensor, "gaussians 2"], Float[Tensor, "gaussians"]]:
+    """First tile of each Gaussian's bounding box, tiles from left to right and from top to bottom, and how far it
+    reaches, in squared standard deviations."""
+    limits = torch.tensor([math.ceil(view.width / TILE), math.ceil(view.height / TILE)], device=opacities.device)
     reach = 2 * (opacities[:, 0] / LEAST_ALPHA).log()
     half = (reach.clamp_min(0)[:, None] * projected.variances).sqrt()
-    limits = torch.tensor([columns, rows], device=reach.device)
     first = ((projected.means - half) / TILE).floor().clamp_min(0).minimum(limits).long()
     last = (((projected.means + half) / TILE).floor() + 1).clamp_min(0).minimum(limits).long()
     spans = (last - first).clamp_min(0)
-    spans = spans * ((reach > 0) & (projected.depths > CLOSEST))[:, None]
+    return first, spans * ((reach > 0) & (projected.depths > CLOSEST))[:, None], reach
+
+
+@torch.no_grad()
+def pair(projected: Projected, opacities: Float[Tensor, "gaussians 1"], view: View) -> Pairs:
+    """Find the tiles in which a Gaussian covers any pixel by `LEAST_ALPHA`."""
+    columns, rows = math.ceil(view.width / TILE), math.ceil(view.height / TILE)
+    first, spans, reach = _touched(projected, opacities, view)
     total = spans.prod(dim=-1)
     seen = total.nonzero()[:, 0]
     seen = seen[projected.depths[seen].argsort(stable=True)]
@@ -181,6 +192,11 @@ def pair(projected: Projected, opacities: Float[Tensor, "gaussians 1"], view: Vi
     return Pairs(gaussians, tiles, counts.cumsum(0) - counts, counts, by_gaussian, each.cumsum(0) - each, columns)
 
 
+def _below(projected: Projected, top: int) -> Projected:
+    """The same in an image that begins so many pixels further down."""
+    return replace(projected, means=projected.means - projected.means.new_tensor([0.0, float(top)]))
+
+
 def rasterize(
     projected: Projected,
     opacities: Float[Tensor, "gaussians 1"],
@@ -200,6 +216,15 @@ def rasterize(
     Returns:
         The colours, premultiplied with the opacity, and the opacity.
     """
+    _, spans, _ = _touched(projected, opacities, view)
+    if int(spans.prod(dim=-1).sum()) > MOST_PAIRS and view.height > TILE:
+        upper = TILE * (math.ceil(view.height / TILE) // 2)
+        bands = [
+            rasterize(_below(projected, top), opacities, colors, replace(view, height=height), hidden)
+            for top, height in ((0, upper), (upper, view.height - upper))
+        ]
+        images, covered = zip(*bands)
+        return torch.cat(images), torch.cat(covered)
     pairs = pair(projected, opacities, view)
     composited = _Composite.apply(projected.means, projected.conics, opacities, colors, pairs, view, hidden)
     return composited[..., :-1], composited[..., -1:]

@@ -87,6 +87,11 @@ class FrozenTeacher:
         return self._adapter.has_datas_box
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether it shows Gaussians: whole views in no time, and no single ray."""
+        return getattr(self.model, "depth_is_distance", False)
+
+    @property
     def num_parameters(self) -> int:
         """Parameters of the whole model, proposal networks included."""
         return sum(parameter.numel() for parameter in self.model.parameters())

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pvd_nerfstudio.data.orbit import Box
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.progress import with_bar
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, VisibleFn
@@ -105,7 +106,7 @@ def drop_unseen(
     grid, generator = shared.grid, Generator(device=teacher.device).manual_seed(seed)
     seen, sky = [torch.zeros(0, 3, device=teacher.device)], []
     coarse = replace(shared, spacing=shared.spacing.scaled(2))
-    for _ in range(SEEN_RAYS // RAYS_AT_ONCE):
+    for _ in with_bar(range(SEEN_RAYS // RAYS_AT_ONCE), "Looking for what can be seen"):
         rays = draw_rays(RAYS_AT_ONCE, generator)
         samples = coarse.march(rays.origins, rays.directions)
         if len(samples):

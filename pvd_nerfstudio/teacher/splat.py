@@ -32,7 +32,7 @@ MOST, MIDDLE_OF = 0.999, 0.95
 """Shares of the Gaussians, along each axis, that lie in the scene box and in what cameras look at."""
 MARGIN = 0.05
 """What the scene box is larger on each side, as a share of its size."""
-DISTANCE = 1.4
+DISTANCE = 1.2
 """Distance of the cameras from what they look at, in diagonals of that."""
 
 

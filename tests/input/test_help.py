@@ -28,7 +28,7 @@ def test_the_two_options_that_matter_come_first(told: str) -> None:
 def test_defaults_are_what_is_done(told: str) -> None:
     of_ours = told[told.index("--pipeline.distillation.feature-end") :]
     assert not re.search(r"default: -1", of_ours)
-    assert "(default: 128; pvd: 1)" in told and "or what suits the student; pvd: 4096" in told
+    assert "(default: 0.1; pvd: 1)" in told and "or what suits the student; pvd: 4096" in told
     assert re.search(r"--max-num-iterations INT .{0,120}default: mlp: 30,000; hash, vm.{0,60}: 20,000", told)
     assert re.search(r"--optimizers.fields.optimizer.lr FLOAT The learning rate. \(default: mlp: 0.0039", told)
 

@@ -122,7 +122,7 @@ def outdoors(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unbounded(outdoors: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """nerfacto as it is by default: contracted, its last sample behind everything."""
-    config = small_nerfacto(outdoors, steps=200)
+    config = small_nerfacto(outdoors, steps=150)
     config.pipeline.model = replace(
         config.pipeline.model,
         disable_scene_contraction=False,
@@ -137,7 +137,7 @@ def unbounded(outdoors: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("architecture", ["hash", "sparse"])
 def test_a_contracted_teacher_is_converted_with_its_sky(unbounded: Run, tmp_path: Path, architecture: str) -> None:
     options = ("--teacher-checkpoint", str(unbounded.folder), "--student", architecture)
-    options += ("--max-num-iterations", "150", "--pipeline.model.render-step-size", "0.02")
+    options += ("--max-num-iterations", "120", "--pipeline.model.render-step-size", "0.04")
     folder, _ = train(distil_config(tmp_path, *options), lambda share: None)
     _, pipeline, _, _ = eval_setup(folder / "config.yml")
     assert pipeline.model.has_sky and pipeline.model.grid.contracted

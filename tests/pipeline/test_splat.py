@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import Run, distil_config
 from helpers import refused, start, stop_after, weights_of
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.scripts.exporter import ExportGaussianSplat
 from nerfstudio.utils.eval_utils import eval_setup
@@ -148,6 +149,16 @@ def test_exports_that_a_student_has_not_are_refused(splat: Run, student: Run, tm
     assert not (tmp_path / "none").exists()
 
 
+def test_a_crop_box_leaves_out_what_lies_outside(splat: Run) -> None:
+    _, pipeline, _, _ = eval_setup(splat.config)
+    camera = pipeline.datamanager.eval_dataset.cameras[:1]
+    whole, cropped = (
+        pipeline.model.get_outputs_for_camera(camera, obb_box=box)["accumulation"]
+        for box in (None, OrientedBox.from_params((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.4, 0.4, 0.4)))
+    )
+    assert 0 < cropped.sum() < 0.5 * whole.sum()
+
+
 def test_no_single_rays(splat: Run) -> None:
     _, pipeline, _, _ = eval_setup(splat.config)
     rays, _ = pipeline.datamanager.next_train(0)
@@ -155,11 +166,21 @@ def test_no_single_rays(splat: Run) -> None:
         pipeline.model(rays)
 
 
+def test_nothing_that_nerfstudio_does_in_training_asks_for_rays(teacher: Run, tmp_path: Path) -> None:
+    """Its evaluation of single rays comes at step 500 by default."""
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "splat", "--max-num-iterations", "5")
+    config = distil_config(tmp_path, *options, "--steps-per-eval-batch", "2")
+    config.steps_per_eval_image = config.steps_per_eval_all_images = 2
+    folder, _ = train(config, lambda share: None)
+    assert (folder / "nerfstudio_models" / "step-000000004.ckpt").is_file()
+
+
 def test_what_does_not_go_with_it_is_refused(teacher: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--student", "splat")
     for more, said in (
         (("--machine.num-devices", "2"), "one process"),
         (("--pipeline.active.rays", "True"), "active"),
+        (("--optimizers.fields.optimizer.lr", "0.1"), "splat.*-lr"),
         (("--pipeline.model.splat.sh-degree", "4"), "sh-degree"),
         (("--pipeline.model.splat.num-gaussians", "100000000000"), "memory|GB"),
     ):

@@ -7,6 +7,7 @@ import torch
 from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 from torch import Tensor
 
+from pvd_nerfstudio.rendering import splatting
 from pvd_nerfstudio.rendering.splatting import Gaussians, View, pair, project, rasterize
 
 VIEW = View(
@@ -137,3 +138,47 @@ def test_only_tiles_that_show_a_gaussian_are_looked_at() -> None:
     )
     view = View(torch.eye(3), torch.tensor([0.0, 0.0, 1.0]), (160.0, 160.0), (80.0, 80.0), 160, 160)
     assert len(pair(project(needle, view), needle.opacities, view).tiles) < 100  # of 400
+
+
+def test_long_needles_near_the_camera_are_as_thin_in_single_precision() -> None:
+    generator = torch.Generator().manual_seed(0)
+    needles = Gaussians(
+        means=torch.tensor([[0.0, 0.0, -1.45]], dtype=torch.float64).repeat(40, 1),
+        quats=torch.randn(40, 4, generator=generator, dtype=torch.float64),
+        scales=torch.tensor([[50.0, 1e-3, 1e-3]], dtype=torch.float64).repeat(40, 1),
+        opacities=torch.full((40, 1), 0.6, dtype=torch.float64),
+        colors=torch.ones(40, 3, dtype=torch.float64),
+    )
+    exact = project(needles, VIEW).conics
+    single = Gaussians(*(value.float() for value in vars(needles).values()))
+    view = View(VIEW.rotation.float(), VIEW.translation.float(), *list(vars(VIEW).values())[2:])
+    torch.testing.assert_close(project(single, view).conics.double(), exact, rtol=1e-3, atol=1e-6)
+
+
+def test_what_an_opaque_wall_hides_has_no_gradient() -> None:
+    wall = Gaussians(
+        means=torch.tensor([[0.0, 0.0, 0.0]] * 6 + [[0.0, 0.0, 1.0]]),
+        quats=torch.tensor([[1.0, 0.0, 0.0, 0.0]] * 7),
+        scales=torch.tensor([[9.0, 9.0, 1e-3]] * 6 + [[0.1, 0.1, 0.1]]),
+        opacities=torch.tensor([[0.99]] * 6 + [[0.7]]),
+        colors=torch.rand(7, 3),
+    )
+    view = View(VIEW.rotation.float(), VIEW.translation.float(), *list(vars(VIEW).values())[2:])
+    values = [value.requires_grad_() for value in vars(wall).values()]
+    image, opacity = rasterize(project(wall, view), wall.opacities, wall.colors, view)
+    gradients = torch.autograd.grad(image.square().sum() + opacity.sum(), values)
+    assert all(gradient[0].any() or number == 1 for number, gradient in enumerate(gradients))
+    assert not any(gradient[-1].any() for gradient in gradients)
+
+
+def test_an_image_of_many_large_gaussians_is_drawn_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = some(200, size=0.2)
+    values = [value.requires_grad_() for value in vars(scene).values()]
+    waves = torch.arange(VIEW.height * VIEW.width * 3, dtype=torch.float64).view(VIEW.height, VIEW.width, 3).cos()
+    results = []
+    for most in (splatting.MOST_PAIRS, 300):
+        monkeypatch.setattr(splatting, "MOST_PAIRS", most)
+        image, opacity = rasterize(project(scene, VIEW), scene.opacities, scene.colors, VIEW)
+        results.append([image, opacity, *torch.autograd.grad((image * waves).sum() + opacity.sum(), values)])
+    for whole, banded in zip(*results):
+        torch.testing.assert_close(banded, whole)

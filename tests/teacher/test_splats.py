@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Run, distil_config
-from helpers import start
+from helpers import refused, start
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.eval_utils import eval_setup
 from plyfile import PlyData, PlyElement
@@ -21,6 +22,7 @@ from pvd_nerfstudio.rendering.harmonics import SH_OF_ONE
 from pvd_nerfstudio.student.metrics import image_metrics
 from pvd_nerfstudio.teacher.checkpoint import find_run, load_state
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.pixels import look
 from pvd_nerfstudio.teacher.splat_file import read_gaussians
 
 COUNT = 200
@@ -33,8 +35,8 @@ def columns(rest: int = 24, normals: bool = True) -> dict[str, np.ndarray]:
     ball *= 0.6 / np.linalg.norm(ball, axis=1, keepdims=True)
     values = dict(zip("xyz", (ball + [3.0, 0.0, 1.0]).T))
     values |= {name: np.zeros(COUNT) for name in ("nx", "ny", "nz")} if normals else {}
-    values |= {f"f_dc_{number}": random.normal(size=COUNT) for number in range(3)}
-    values |= {f"f_rest_{number}": 0.3 * random.normal(size=COUNT) for number in range(rest)}
+    values |= {f"f_dc_{number}": 1.5 * np.sin(5 * ball[:, number]) for number in range(3)}
+    values |= {f"f_rest_{number}": 0.05 * random.normal(size=COUNT) for number in range(rest)}
     values |= {"opacity": np.full(COUNT, 3.0)}
     values |= {f"scale_{number}": np.full(COUNT, np.log(0.08)) for number in range(3)}
     values |= {f"rot_{number}": random.normal(size=COUNT) for number in range(4)}
@@ -143,9 +145,10 @@ def test_files_that_are_no_splat_say_why(tmp_path: Path, make: Callable[[Path], 
 @pytest.mark.parametrize("name", ["mlp", "splat"])
 def test_a_file_is_converted_without_a_data_set(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "ball.ply", columns())
-    options = ("--teacher-checkpoint", str(path), "--student", name, "--max-num-iterations", "150")
+    options = ("--teacher-checkpoint", str(path), "--student", name, "--max-num-iterations", "300")
     options += ("--pipeline.datamanager.orbit.size", "40", "--pipeline.model.render-step-size", "0.03")
     options += ("--pipeline.distillation.rays-per-step", "256", "--pipeline.distillation.rays-per-chunk", "1024")
+    options += ("--pipeline.distillation.first-chunks", "16", "--pipeline.model.splat.num-gaussians", "1000")
     folder, _ = train(distil_config(tmp_path / "out", *options), lambda share: None)
     assert folder.parents[1].name == "scene"
     path.rename(tmp_path / "gone.ply")  # the student opens without it
@@ -156,6 +159,35 @@ def test_a_file_is_converted_without_a_data_set(tmp_path: Path, name: str) -> No
     teacher = FrozenTeacher(find_run(tmp_path / "gone.ply"), "cpu")
     camera = cameras[3:4]
     assert image_metrics(pipeline.model.get_outputs_for_camera(camera)["rgb"], teacher.render(camera))["psnr"] > 18
+
+
+def test_a_data_set_of_a_file_needs_its_dataparser(scene: Path, tmp_path: Path, capsys: Any) -> None:
+    path = str(write(tmp_path / "ball.ply", columns()))
+    said = refused(tmp_path / "out", capsys, "--teacher-checkpoint", path, "--data", str(scene))
+    assert "Name the dataparser" in said and "blender-data --data" in said
+    config = distil_config(
+        tmp_path, "--teacher-checkpoint", path, "--max-num-iterations", "2", "blender-data", "--data", str(scene)
+    )
+    data = config.pipeline.datamanager
+    assert type(data.dataparser).__name__ == "BlenderDataParserConfig" and data.dataparser.data == scene
+    above = distil_config(tmp_path, "--teacher-checkpoint", path, "--pipeline.datamanager.orbit.whole", "False")
+    assert above.pipeline.datamanager.dataparser.whole is False
+
+
+def test_distances_through_a_fisheye_are_those_of_its_rays(tmp_path: Path) -> None:
+    """A ball's surface is as far as the ray says, also far from the optical axis."""
+    values = columns()
+    for name, middle in (("x", 3.0), ("y", 0.0), ("z", 1.0)):
+        values[name] = middle + (values[name] - middle) * 10
+    for number in range(3):
+        values[f"scale_{number}"] = np.full(COUNT, np.log(1.2))
+    teacher = FrozenTeacher(find_run(write(tmp_path / "room.ply", values)), "cpu")
+    pose = torch.eye(4)[None, :3].clone()
+    pose[0, :, 3] = torch.tensor([3.0, 0.0, 1.0])
+    camera = Cameras(pose, 20.0, 20.0, 20.0, 20.0, 40, 40, distortion_params=torch.zeros(1, 6), camera_type=2)
+    seen = look(teacher, camera, contracted=True)
+    distance = seen.distance[seen.is_solid]
+    assert len(distance) > 800 and ((distance - 6).abs() < 1.5).float().mean() > 0.98
 
 
 def test_what_we_export_is_a_teacher_that_shows_the_same(teacher: Run, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ class SplatFieldConfig(FieldConfig):
 
     @property
     def preferred(self) -> dict[str, Any]:
-        return {"chunks": PICTURES, "start_chunks": 12, "fill_every": 6, "first_chunks": 48, "refresh_every": 24}
+        return {"chunks": PICTURES, "start_chunks": 8, "fill_every": 6, "first_chunks": 48, "refresh_every": 24}
 
 
 class GaussianField(Growing):
