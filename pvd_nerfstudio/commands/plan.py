@@ -21,7 +21,8 @@ from torch import Tensor
 from pvd_nerfstudio.distillation.bank import chunks_until
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.splatting import project, rasterize, view_at
+from pvd_nerfstudio.rendering.harmonics import draw
+from pvd_nerfstudio.rendering.splatting import view_at
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.registry import STUDENTS
@@ -205,9 +206,7 @@ def _drawn(field: GaussianField, generator: torch.Generator) -> Callable[[], Ten
     view = view_at(pose, [1.4 * size, 1.4 * size, size / 2, size / 2], size, size)
 
     def once() -> Tensor:
-        gaussians = field.seen_from(view.position)
-        image, _ = rasterize(project(gaussians, view), gaussians.opacities, gaussians.colors, view)
-        return image.mean()
+        return draw(field.named, view).mean()
 
     return once
 

@@ -3,7 +3,6 @@
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
-from scipy.spatial.transform import Rotation
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
@@ -14,7 +13,7 @@ from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.bank_source import premultiplied
 from pvd_nerfstudio.pipeline.handover import shared_samples
 from pvd_nerfstudio.rendering.compositing import accumulate
-from pvd_nerfstudio.rendering.lens import is_pinhole
+from pvd_nerfstudio.rendering.lens import is_pinhole, turned
 from pvd_nerfstudio.rendering.normals import normals_of
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.splat import SplatModel
@@ -26,7 +25,7 @@ RAYS_AT_ONCE = 8192
 FLAT = {CameraType.PERSPECTIVE.value, CameraType.FISHEYE.value, CameraType.FISHEYE624.value}
 """Cameras that look in one direction; of all others parts are learned from."""
 MOST_VIEWS = 1000
-"""Views in which surfaces are looked for."""
+"""Views, or batches of rays, in which surfaces are looked for."""
 SHELL = 50.0
 """Distance from the camera, in scales of the scene, at which lies what is farther away, and the sky."""
 RAYS_A_GAUSSIAN = 2.0
@@ -138,10 +137,9 @@ def _pinhole(camera: Cameras, generator: Generator) -> Cameras:
     if kind in FLAT:
         return plain
     angles = torch.rand(2, generator=generator, device=generator.device).tolist()
-    turn = Rotation.from_euler("yx", [360 * angles[0], 120 * angles[1] - 60], degrees=True).as_matrix()
     pose = camera.camera_to_worlds
-    turned = pose[..., :3] @ torch.from_numpy(turn).to(pose)
-    plain.camera_to_worlds = torch.cat([turned, pose[..., 3:]], dim=-1)
+    turn = turned(360 * angles[0], 120 * angles[1] - 60).to(pose)
+    plain.camera_to_worlds = torch.cat([pose[..., :3] @ turn.T, pose[..., 3:]], dim=-1)
     plain.width = plain.height
     plain.fx = plain.fy = plain.cx = plain.cy = plain.height / 2
     return plain
@@ -195,13 +193,16 @@ def _within_samples(
     shared, shell = shared_samples(student), SHELL * student.grid.scale
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     found = 0
-    while found < wanted:
+    for _ in range(MOST_VIEWS):
         rays, rendered = query_rays(teacher, shared, data.draw_rays, RAYS_AT_ONCE, generator)
         samples, weights = rendered.samples, rendered.weights[:, 0]
         if shared.has_sky:
             covered = accumulate(rendered.weights, None, samples.ray_indices, len(rays))
             weights = torch.cat([weights, (1 - covered)[:, 0].clamp_min(0)])
-        count = min(wanted - found, round(len(rays) / RAYS_A_GAUSSIAN))
+        # Where rays pass by all surfaces, fewer samples show anything than are wanted.
+        count = min(wanted - found, round(len(rays) / RAYS_A_GAUSSIAN), int((weights > 0).sum()))
+        if not count:
+            continue
         chosen = torch.multinomial(weights, count, replacement=False, generator=generator)
         inside, sky = chosen[chosen < len(samples)], chosen[chosen >= len(samples)] - len(samples)
         # A random place in the sample: else all would lie on the planes of the march.
@@ -215,6 +216,10 @@ def _within_samples(
         normals[: len(inside)] = _normals(teacher, places[: len(inside)], student.spacing)
         parts.append((places, torch.cat([rendered.answer.rgb[inside], rendered.rgb[sky]]), normals))
         found += count
+        if found == wanted:
+            break
+    if not found:
+        raise InputError("The cameras see nothing of the teacher. Does --data belong to the teacher's scene?")
     places, colors, normals = (torch.cat(values) for values in zip(*parts))
     return places, colors, normals
 

@@ -11,6 +11,7 @@ from pvd_nerfstudio.distillation import losses
 from pvd_nerfstudio.distillation.bank import PictureTargets, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.stages import Stage
 from pvd_nerfstudio.pipeline.step import RECENT, STAGES, keep_better
+from pvd_nerfstudio.rendering.harmonics import draw
 from pvd_nerfstudio.rendering.splatting import view_at
 from pvd_nerfstudio.student.splat import HIDDEN, SplatModel
 
@@ -53,7 +54,7 @@ class PictureStep:
         rgb, opacity = self._draw(target)
         pair = rgb, opacity, target.rgb.view(-1, 3), target.opacity.view(-1, 1)
         background = torch.rand(3, generator=generator, device=generator.device)
-        difference = (rgb - pair[2] + background * (pair[3] - opacity)) * target.seen.view(-1, 1)
+        difference = rgb - pair[2] + background * (pair[3] - opacity)
         loss = ABSOLUTE * difference.abs().mean() + (1 - ABSOLUTE) * difference.square().mean()
         with torch.no_grad():
             self.errors.append(losses.pixel_errors(*pair).mean())
@@ -62,11 +63,14 @@ class PictureStep:
         return {"rgb": rgb, "accumulation": opacity}, terms, metrics
 
     def _draw(self, target: PictureTargets) -> tuple[Tensor, Tensor]:
-        """The student in place of one picture: colour `[pixels, 3]`, premultiplied, and opacity `[pixels, 1]`."""
+        """The student in place of one picture: colour `[pixels, 3]`, premultiplied, and opacity `[pixels, 1]`.
+
+        Pixels that do not count are empty, as they are in the target.
+        """
         height, width = self._size
         view = view_at(target.poses.view(3, 4), target.intrinsics[0].tolist(), width, height)
-        rgb, opacity, _ = self._student.draw(view, HIDDEN)
-        return rgb.flatten(0, 1), opacity.flatten(0, 1)
+        image = draw(self._student.field.named, view, HIDDEN).flatten(0, 1) * target.seen.view(-1, 1)
+        return image[:, :3], image[:, 4:]
 
     def fill_bank(self, step: int) -> None:
         """Query the teacher for the chunks that the bank lacks at a step."""

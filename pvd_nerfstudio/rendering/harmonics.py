@@ -4,12 +4,15 @@ from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.utils.math import components_from_spherical_harmonics
 from torch import Tensor
 
-from pvd_nerfstudio.rendering.splatting import Gaussians
+from pvd_nerfstudio.rendering.splatting import Gaussians, View, project, rasterize
 
-PARAMETERS = ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
+SHAPES = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (1,), "features_dc": (3,)}
+"""Shape of each parameter of a Gaussian; `features_rest` has one that depends on the degree."""
+PARAMETERS = (*SHAPES, "features_rest")
 """Names of the parameters: scales are logarithms, opacities are before their sigmoid, quaternions have w first, and
 colours are coefficients of spherical harmonics, the constant one apart from the rest."""
 SH_OF_ONE = 0.28209479177387814
@@ -37,6 +40,32 @@ def seen_from(eye: Float[Tensor, "3"], stored: Mapping[str, Tensor]) -> Gaussian
         opacities=stored["opacities"].sigmoid(),
         colors=colors.clamp_min(0),
     )
+
+
+def bases_of(degree: int) -> int:
+    """How many spherical harmonics there are beside the constant one."""
+    return (degree + 1) ** 2 - 1
+
+
+def draw(
+    stored: Mapping[str, Tensor], view: View, hidden: float = 1e-4, crop: OrientedBox | None = None
+) -> Float[Tensor, "height width 5"]:
+    """Colour and distance, both premultiplied with the opacity, and the opacity; always in single precision or better.
+
+    Args:
+        stored: the Gaussians, by the names in `PARAMETERS`.
+        view: the camera.
+        hidden: transmittance under which what is behind is left out.
+        crop: a box outside which nothing is drawn.
+    """
+    with torch.autocast(view.rotation.device.type, enabled=False):
+        gaussians = seen_from(view.position, stored)
+        if crop is not None:
+            inside = crop.within(gaussians.means)
+            gaussians = Gaussians(*(value[inside] for value in vars(gaussians).values()))
+        distance = (gaussians.means.detach() - view.position).norm(dim=-1, keepdim=True)
+        painted = torch.cat([gaussians.colors, distance], dim=-1)
+        return torch.cat(rasterize(project(gaussians, view), gaussians.opacities, painted, view, hidden), dim=-1)
 
 
 def degree_of(rest: Float[Tensor, "gaussians bases 3"]) -> int:

@@ -19,8 +19,6 @@ WIDEST = 1.5
 """Slope of rays against the optical axis up to which one plane holds them all."""
 ROOM = 2
 """Pixels around what is needed of a plane."""
-AXES = torch.tensor([1.0, -1.0, -1.0])
-"""nerfstudio's cameras have y up and z backwards, rasterisers' y down and z forward."""
 FACES = ((0, 0), (90, 0), (180, 0), (270, 0), (0, 90), (0, -90))
 """Yaw and pitch of the six planes around a camera, in degrees."""
 
@@ -44,21 +42,20 @@ def draw_through(
     Raises:
         InputError: its rays start at many points.
     """
+    middle = view_of(camera)
     if is_pinhole(camera):
-        return draw(view_of(camera))
+        return draw(middle)
     if int(camera.camera_type.flatten()[0]) not in FROM_ONE_POINT:
         raise InputError("Gaussians are drawn through cameras whose rays start at one point; these do not.")
     rays = camera.generate_rays(camera_indices=0, keep_shape=True)
-    pose = camera.camera_to_worlds.view(-1, 3, 4)[0]
-    towards = rays.directions @ pose[:, :3] * AXES.to(pose)
-    flat = towards.view(-1, 3)
+    flat = (rays.directions @ middle.rotation.T).view(-1, 3)
     image: Tensor | None = None
     left = torch.ones(len(flat), dtype=torch.bool, device=flat.device)
     focal = _focal(camera)
     for turn in _turns(flat):
-        turned = flat @ turn.T
-        slopes = turned[:, :2] / turned[:, 2:].clamp_min(1e-6)
-        here = left & (turned[:, 2] > 0) & (slopes.abs().amax(dim=-1) <= WIDEST)
+        ahead = flat @ turn.T
+        slopes = ahead[:, :2] / ahead[:, 2:].clamp_min(1e-6)
+        here = left & (ahead[:, 2] > 0) & (slopes.abs().amax(dim=-1) <= WIDEST)
         if not here.any():
             continue
         low, high = slopes[here].amin(dim=0), slopes[here].amax(dim=0)
@@ -66,8 +63,7 @@ def draw_through(
         centre = ROOM - focal * low
         width, height = size.tolist()
         cx, cy = centre.tolist()
-        rotation = turn @ (pose[:, :3] * AXES.to(pose)).T
-        plane = draw(View(rotation, -rotation @ pose[:, 3], (focal, focal), (cx, cy), width, height))
+        plane = draw(View(turn @ middle.rotation, turn @ middle.translation, (focal, focal), (cx, cy), width, height))
         where = 2 * (focal * slopes[here] + centre) / size - 1
         found = torch.nn.functional.grid_sample(plane.permute(2, 0, 1)[None], where[None, None], align_corners=False)
         if image is None:
@@ -89,10 +85,11 @@ def _turns(towards: Float[Tensor, "rays 3"]) -> list[Float[Tensor, "3 3"]]:
     """How the planes are turned against the camera: one that looks where it looks, or all six."""
     ahead = (towards[:, 2] > 0) & (towards[:, :2].abs().amax(dim=-1) <= WIDEST * towards[:, 2])
     angles = FACES[:1] if ahead.all() else FACES
-    return [_turn(*angle).to(towards) for angle in angles]
+    return [turned(*angle).to(towards) for angle in angles]
 
 
-def _turn(yaw: float, pitch: float) -> Float[Tensor, "3 3"]:
+def turned(yaw: float, pitch: float) -> Float[Tensor, "3 3"]:
+    """A rotation about the second axis and then about the first, in degrees."""
     (c, s), (d, t) = ((math.cos(math.radians(angle)), math.sin(math.radians(angle))) for angle in (yaw, pitch))
     about_y = torch.tensor([[c, 0.0, -s], [0.0, 1.0, 0.0], [s, 0.0, c]])
     about_x = torch.tensor([[1.0, 0.0, 0.0], [0.0, d, -t], [0.0, t, d]])

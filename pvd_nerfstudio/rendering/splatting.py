@@ -21,10 +21,11 @@ BLUR = 0.3
 LEAST_ALPHA = 1 / 255
 """What covers less is left out, as in the original."""
 LARGEST_ALPHA = 0.999
+"""What covers more counts as this, so that something is left to be divided by."""
 CLOSEST = 0.01
-"""Distance from the camera's plane within which nothing is drawn, and shares of the half image beyond its border up to
-which the linear approximation of the perspective is believed."""
+"""Distance from the camera's plane within which nothing is drawn."""
 BEYOND = 0.3
+"""Share of half an image beyond its border up to which the linear approximation of the perspective is believed."""
 TILE = 8
 """Pixels along a tile's side."""
 AT_ONCE = 32
@@ -148,47 +149,61 @@ class Pairs:
     """Tiles from left to right."""
 
 
+@dataclass
+class Touched:
+    """The tiles that the bounding box of each Gaussian touches."""
+
+    first: Int[Tensor, "gaussians 2"]
+    spans: Int[Tensor, "gaussians 2"]
+    """Tiles from left to right and from top to bottom; none where it is not seen at all."""
+    reach: Float[Tensor, "gaussians"]
+    """How far it covers anything by `LEAST_ALPHA`, in squared standard deviations."""
+
+    @property
+    def total(self) -> Int[Tensor, "gaussians"]:
+        """How many there are."""
+        return self.spans.prod(dim=-1)
+
+
 @torch.no_grad()
-def _touched(
-    projected: Projected, opacities: Float[Tensor, "gaussians 1"], view: View
-) -> tuple[Int[Tensor, "gaussians 2"], Int[Tensor, "gaussians 2"], Float[Tensor, "gaussians"]]:
-    """First tile of each Gaussian's bounding box, tiles from left to right and from top to bottom, and how far it
-    reaches, in squared standard deviations."""
+def touch(projected: Projected, opacities: Float[Tensor, "gaussians 1"], view: View) -> Touched:
+    """Find the tiles in which a Gaussian may cover something."""
     limits = torch.tensor([math.ceil(view.width / TILE), math.ceil(view.height / TILE)], device=opacities.device)
     reach = 2 * (opacities[:, 0] / LEAST_ALPHA).log()
     half = (reach.clamp_min(0)[:, None] * projected.variances).sqrt()
     first = ((projected.means - half) / TILE).floor().clamp_min(0).minimum(limits).long()
     last = (((projected.means + half) / TILE).floor() + 1).clamp_min(0).minimum(limits).long()
     spans = (last - first).clamp_min(0)
-    return first, spans * ((reach > 0) & (projected.depths > CLOSEST))[:, None], reach
+    return Touched(first, spans * ((reach > 0) & (projected.depths > CLOSEST))[:, None], reach)
 
 
 @torch.no_grad()
-def pair(projected: Projected, opacities: Float[Tensor, "gaussians 1"], view: View) -> Pairs:
-    """Find the tiles in which a Gaussian covers any pixel by `LEAST_ALPHA`."""
+def pair(projected: Projected, touched: Touched, view: View) -> Pairs:
+    """List the tiles in which a Gaussian covers any pixel by `LEAST_ALPHA`."""
     columns, rows = math.ceil(view.width / TILE), math.ceil(view.height / TILE)
-    first, spans, reach = _touched(projected, opacities, view)
-    total = spans.prod(dim=-1)
+    total = touched.total
     seen = total.nonzero()[:, 0]
     seen = seen[projected.depths[seen].argsort(stable=True)]
     total = total[seen]
     gaussians = seen.repeat_interleave(total)
     local = torch.arange(len(gaussians), device=seen.device) - (total.cumsum(0) - total).repeat_interleave(total)
-    width = spans[:, 0].index_select(0, gaussians)
-    corner = first.index_select(0, gaussians)
+    width = touched.spans[:, 0].index_select(0, gaussians)
+    corner = touched.first.index_select(0, gaussians)
     x, y = corner[:, 0] + local % width, corner[:, 1] + local // width
     # The bounding box of what lies aslant has empty corners.
     middle = TILE * (torch.stack([x, y], dim=-1) + 0.5) - projected.means.index_select(0, gaussians)
     xx, xy, yy = projected.conics.index_select(0, gaussians).unbind(dim=-1)
     distance = (xx * middle[:, 0] ** 2 + 2 * xy * middle[:, 0] * middle[:, 1] + yy * middle[:, 1] ** 2).clamp_min(0)
     widest = (xx + yy) / 2 + (((xx - yy) / 2) ** 2 + xy**2).sqrt()
-    near = distance.sqrt() - (TILE - 1) / math.sqrt(2) * widest.sqrt() <= reach.index_select(0, gaussians).sqrt()
+    near = (
+        distance.sqrt() - (TILE - 1) / math.sqrt(2) * widest.sqrt() <= touched.reach.index_select(0, gaussians).sqrt()
+    )
     gaussians, tiles = gaussians[near], (y * columns + x)[near]
     tiles, order = tiles.sort(stable=True)
     gaussians = gaussians[order]
     counts = torch.bincount(tiles, minlength=columns * rows)
     by_gaussian = gaussians.argsort(stable=True)
-    each = torch.bincount(gaussians, minlength=len(opacities))
+    each = torch.bincount(gaussians, minlength=len(touched.reach))
     return Pairs(gaussians, tiles, counts.cumsum(0) - counts, counts, by_gaussian, each.cumsum(0) - each, columns)
 
 
@@ -216,8 +231,8 @@ def rasterize(
     Returns:
         The colours, premultiplied with the opacity, and the opacity.
     """
-    _, spans, _ = _touched(projected, opacities, view)
-    if int(spans.prod(dim=-1).sum()) > MOST_PAIRS and view.height > TILE:
+    touched = touch(projected, opacities, view)
+    if int(touched.total.sum()) > MOST_PAIRS and view.height > TILE:
         upper = TILE * (math.ceil(view.height / TILE) // 2)
         bands = [
             rasterize(_below(projected, top), opacities, colors, replace(view, height=height), hidden)
@@ -225,7 +240,7 @@ def rasterize(
         ]
         images, covered = zip(*bands)
         return torch.cat(images), torch.cat(covered)
-    pairs = pair(projected, opacities, view)
+    pairs = pair(projected, touched, view)
     composited = _Composite.apply(projected.means, projected.conics, opacities, colors, pairs, view, hidden)
     return composited[..., :-1], composited[..., -1:]
 
@@ -247,6 +262,7 @@ class _Composite(torch.autograd.Function):
         view: View,
         hidden: float,
     ) -> Tensor:
+        """Compositing from front to back (Kerbl et al., 2023, eq. 3)."""
         tiles = _Tiles(means, conics, opacities, colors, pairs)
         out = colors.new_zeros(len(pairs.counts), TILE * TILE, colors.shape[1] + 1)
         for portion in tiles.portions(hidden):
@@ -257,6 +273,7 @@ class _Composite(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of means, conics, opacities and colours, in one walk from front to back."""
         means, conics, opacities, colors, out = ctx.saved_tensors
         pairs = ctx.pairs
         tiles = _Tiles(means, conics, opacities, colors, pairs)

@@ -15,7 +15,6 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.model_components import renderers
 from nerfstudio.model_components.renderers import RGBRenderer
 from nerfstudio.models.base_model import ModelConfig
-from nerfstudio.utils import colormaps
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -34,7 +33,7 @@ from pvd_nerfstudio.rendering.turns import Turns, portions
 from pvd_nerfstudio.student.average import Averaged
 from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.growth import Moment, grow
-from pvd_nerfstudio.student.metrics import image_metrics
+from pvd_nerfstudio.student.metrics import NOTHING, Judged
 from pvd_nerfstudio.student.registry import STUDENTS, StudentName
 
 PointAnswers = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -46,8 +45,6 @@ box in its middle; and the largest, for a ray has twice as many samples as there
 PAPERS_HALF_SIDE = 1.5
 """Half a side of the scene boxes that the papers' bounds of the density are for: nerfstudio's of Blender's scenes."""
 
-NOTHING = 1e-3
-"""Opacity under which a ray has met nothing."""
 POINTS_AT_ONCE = 1 << 14
 """Points that a field answers in one go: what it makes of them should stay in the cache."""
 
@@ -186,7 +183,7 @@ class StudentModelConfig(StudentSizes):
 hide(StudentModelConfig, "student", "enable_collider", "collider_params", "loss_coefficients", "prompt")
 
 
-class StudentModel(Averaged):
+class StudentModel(Averaged, Judged):
     """A field and the occupancy grid that its samples come from."""
 
     config: StudentModelConfig
@@ -309,13 +306,9 @@ class StudentModel(Averaged):
     def answer(
         self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"]
     ) -> tuple[Float[Tensor, "points 1"], Float[Tensor, "points 3"]]:
-        """Log-density and colour at one point or more, as many at a time as caches like."""
-        answers = []
-        for some, towards in zip(positions.split(POINTS_AT_ONCE), directions.split(POINTS_AT_ONCE)):
-            log_density, feature = self.field.shallow(some)
-            answers.append((log_density, self.field.deep(feature, towards)))
-        log_densities, colors = zip(*answers)
-        return torch.cat(log_densities), torch.cat(colors)
+        """Log-density and colour at one point or more."""
+        log_density, feature = self._shallow(positions)
+        return log_density, self._deep(feature, directions)
 
     def _shallow(self, positions: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:
         """Log-density and feature, as many points at a time as caches like."""
@@ -474,56 +467,3 @@ class StudentModel(Averaged):
         """What the field shows at the far plane, behind everything."""
         _, feature = self.field.shallow(origins + self.far * directions)
         return self.field.deep(feature, directions)
-
-    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Tensor:
-        """Straight colour and opacity: the background is taken out again, so that exports leave it out.
-
-        A sky belongs to the image and is opaque, as nerfacto's is.
-        """
-        opacity, rgb = outputs["accumulation"], outputs[output_name]
-        if self.has_sky:
-            return torch.cat([rgb, torch.ones_like(opacity)], dim=-1)
-        if self.renderer_rgb.background_color == "white":
-            rgb = rgb - (1 - opacity)
-        straight = torch.where(opacity > NOTHING, rgb / opacity.clamp_min(NOTHING), outputs[output_name])
-        return torch.cat([straight.clamp(0, 1), opacity], dim=-1)
-
-    def get_loss_dict(
-        self, outputs: dict[str, Tensor], batch: dict[str, Tensor], metrics_dict: dict[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        """Squared error against the pixels of a batch: what evaluation logs. Training has the pipeline's losses."""
-        target = self.renderer_rgb.blend_background(batch["image"].to(self.device))
-        return {"rgb_loss": (outputs["rgb"] - target).square().mean()}
-
-    def get_metrics_dict(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """PSNR against the pixels of a batch."""
-        from torchmetrics.functional.image import peak_signal_noise_ratio  # noqa: PLC0415
-
-        target = self.renderer_rgb.blend_background(batch["image"].to(self.device))
-        return {"psnr": peak_signal_noise_ratio(outputs["rgb"], target, data_range=1.0)}
-
-    def get_image_metrics_and_images(
-        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
-    ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """nerfstudio's metrics and images of one view: ground truth beside rendering, opacity, depth.
-
-        With the teacher's rendering in the batch, that stands in the middle: `psnr_to_teacher` is the student's
-        against it, `teacher_psnr` its own against the photograph.
-        """
-        truth = self.renderer_rgb.blend_background(batch["image"].to(self.device))
-        rgb = outputs["rgb"]
-        images = {
-            "img": torch.cat([truth, rgb], dim=1),
-            "accumulation": colormaps.apply_colormap(outputs["accumulation"]),
-            "depth": colormaps.apply_depth_colormap(outputs["depth"], accumulation=outputs["accumulation"]),
-        }
-        # What is missing is the teacher's rendering: that is no truth.
-        is_photograph, mask = batch.get("is_photograph", True), batch.get("mask")
-        metrics = image_metrics(rgb, truth, mask) if is_photograph else {}
-        if "teacher" in batch:
-            teacher = batch["teacher"].to(rgb)
-            images["img"] = torch.cat([truth, teacher, rgb], dim=1)
-            metrics |= {f"{name}_to_teacher": value for name, value in image_metrics(rgb, teacher).items()}
-            if is_photograph:
-                metrics |= {f"teacher_{name}": value for name, value in image_metrics(teacher, truth, mask).items()}
-        return metrics, images

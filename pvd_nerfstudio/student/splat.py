@@ -15,10 +15,12 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.harmonics import draw
 from pvd_nerfstudio.rendering.lens import draw_through
-from pvd_nerfstudio.rendering.splatting import Gaussians, View, project, rasterize, rotations
+from pvd_nerfstudio.rendering.splatting import View, project, rasterize, rotations
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
-from pvd_nerfstudio.student.model import NOTHING, PointAnswers, StudentModel
+from pvd_nerfstudio.student.metrics import NOTHING
+from pvd_nerfstudio.student.model import PointAnswers, StudentModel
 
 HIDDEN = 3e-3
 """Transmittance under which training leaves out what is behind; images go on to the rasteriser's own bound."""
@@ -40,7 +42,7 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
 
     field: GaussianField  # type: ignore[assignment]
 
-    depth_is_distance = True
+    is_drawn = True
 
     def pixels(
         self, camera: Cameras, chosen: Int[Tensor, "pixels"], rays: RayBundle | None = None
@@ -79,19 +81,6 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
         """There is no head to be taken over."""
         del weights
 
-    def draw(self, view: View, hidden: float = 1e-4, crop: OrientedBox | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Colour, premultiplied with the opacity, `[height, width, 3]`, the opacity and the expected distance, which
-        is multiplied with it, too, `[height, width, 1]`."""
-        with torch.autocast(self.device.type, enabled=False):
-            gaussians = self.field.seen_from(view.position)
-            if crop is not None:
-                inside = crop.within(gaussians.means)
-                gaussians = Gaussians(*(value[inside] for value in vars(gaussians).values()))
-            distance = (gaussians.means.detach() - view.position).norm(dim=-1, keepdim=True)
-            painted = torch.cat([gaussians.colors, distance], dim=-1)
-            image, opacity = rasterize(project(gaussians, view), gaussians.opacities, painted, view, hidden)
-        return image[..., :3], opacity, image[..., 3:]
-
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
         """Gaussians answer to no single ray.
 
@@ -106,7 +95,7 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
     def normal_image(self, camera: Cameras, outputs: dict[str, Tensor]) -> Float[Tensor, "height width 3"]:
         """Normals of what a camera sees, in [0, 1]: the shortest axis of each Gaussian, towards the camera."""
 
-        def draw(view: View) -> Tensor:
+        def normals_from(view: View) -> Tensor:
             gaussians = self.field.seen_from(view.position)
             shortest = gaussians.scales.argmin(dim=-1)[:, None, None].expand(-1, 3, 1)
             normals = rotations(gaussians.quats).gather(2, shortest)[..., 0]
@@ -114,14 +103,14 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
             turned = torch.where(away, -normals, normals)
             return rasterize(project(gaussians, view), gaussians.opacities, turned, view)[0]
 
-        image = (torch.nn.functional.normalize(draw_through(camera.to(self.device), draw), dim=-1) + 1) / 2
+        image = (torch.nn.functional.normalize(draw_through(camera.to(self.device), normals_from), dim=-1) + 1) / 2
         return torch.where(outputs["accumulation"] > NOTHING, image.to(outputs["rgb"]), 0.5)
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Images from a camera, each `[height, width, channels]`; with what the pipeline has beside them."""
-        image = draw_through(camera.to(self.device), lambda view: torch.cat(self.draw(view, crop=obb_box), dim=-1))
-        premultiplied, opacity, depth = image[..., :3], image[..., 3:4], image[..., 4:]
+        image = draw_through(camera.to(self.device), lambda view: draw(self.field.named, view, crop=obb_box))
+        premultiplied, depth, opacity = image.split([3, 1, 1], dim=-1)
         depth, hit = depth / opacity.clamp_min(NOTHING), opacity > NOTHING
         # At the far plane, what meets nothing would stretch the colour map.
         depth = torch.where(hit, depth, depth[hit].amax() if hit.any() else self.far)

@@ -324,10 +324,6 @@ class SplatAdapter(GenericAdapter):
         del config
         return "expected"
 
-    @staticmethod
-    def fit(model: Any, state: Mapping[str, Tensor]) -> None:
-        model.field.take_sizes(state)
-
 
 ADAPTERS: dict[str, type[FieldAdapter]] = {
     "NerfactoModelConfig": NerfactoAdapter,

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class TeacherRun:
     """the training step in the checkpoint's name"""
     config: TrainerConfig
     """what config.yml says; its paths are relative to where the run was trained and may no longer exist"""
+    gaussians: dict[str, Tensor] | None = field(default=None, repr=False, compare=False)
+    """what a splat's file holds; None for a run"""
 
 
 def find_run(path: Path) -> TeacherRun:
@@ -68,7 +70,8 @@ def find_run(path: Path) -> TeacherRun:
     if not path.exists():
         raise InputError(f"{path} does not exist. {_FOUR_KINDS}")
     if path.suffix.lower() == SPLAT and not path.is_dir():
-        return TeacherRun(path, path, 0, config_of_file(path, read_gaussians(path)))
+        gaussians = read_gaussians(path)
+        return TeacherRun(path, path, 0, config_of_file(path, gaussians), gaussians)
     if path.is_dir():
         config_path = _config_of_folder(path)
         config = load_config(config_path)
@@ -257,8 +260,8 @@ def stored_state(run: TeacherRun) -> dict[str, Any]:
         InputError: as load_state does, but for the weights' values.
     """
     path = run.checkpoint_path
-    if path.suffix.lower() == SPLAT:
-        return state_of_file(read_gaussians(path))
+    if run.gaussians is not None:
+        return state_of_file(run.gaussians)
     checkpoint = read_checkpoint(path)
     pipeline = checkpoint.get("pipeline") if isinstance(checkpoint, dict) else None
     if not isinstance(pipeline, dict):

@@ -88,8 +88,8 @@ class FrozenTeacher:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether it shows Gaussians: whole views in no time, and no single ray."""
-        return getattr(self.model, "depth_is_distance", False)
+        """Whether it shows Gaussians: whole views in no time, their depth along the rays, and no single ray."""
+        return getattr(self.model, "is_drawn", False)
 
     @property
     def num_parameters(self) -> int:

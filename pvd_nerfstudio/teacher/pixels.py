@@ -34,8 +34,8 @@ WINDOWS = 16
 SPARE = 4
 """Pixels rendered for each that is kept: neighbours are alike, and some miss the scene."""
 _Z_DEPTH = {"SurfaceModel", "SplatfactoModel"}
-"""Models, or bases of models, whose depth is measured along the optical axis and not along the ray, unless they say
-`depth_is_distance`."""
+"""Models, or bases of models, whose depth is measured along the optical axis and not along the ray, unless we draw
+them."""
 
 
 @dataclass
@@ -89,8 +89,7 @@ def look(teacher: FrozenTeacher, camera: Cameras, contracted: bool = False) -> S
             f"The teacher, a {type(teacher.model).__name__}, has neither a field that answers at points nor a depth "
             "among its outputs, so where its surfaces lie is unknown: it cannot be distilled."
         )
-    says_distance = getattr(teacher.model, "depth_is_distance", False)
-    if not says_distance and _Z_DEPTH & {base.__name__ for base in type(teacher.model).__mro__}:
+    if not teacher.is_drawn and _Z_DEPTH & {base.__name__ for base in type(teacher.model).__mro__}:
         distance = distance * rays.metadata["directions_norm"]
     seen = opacity > 0
     inside = SceneBox(aabb=teacher.aabb).within(rays.origins + distance * rays.directions)[:, None]

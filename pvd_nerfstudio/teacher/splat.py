@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain, say
-from pvd_nerfstudio.rendering.harmonics import MIDDLE, PARAMETERS, SH_OF_ONE, seen_from
+from pvd_nerfstudio.rendering.harmonics import MIDDLE, PARAMETERS, SH_OF_ONE, SHAPES, draw
 from pvd_nerfstudio.rendering.lens import draw_through
-from pvd_nerfstudio.rendering.splatting import View, project, rasterize
 
 METHOD = "splat"
 """Name of the method of a file that no method of nerfstudio has trained."""
@@ -49,6 +48,8 @@ class SplatTeacherConfig(ModelConfig):
     """What is behind everything."""
     colors_before_sigmoid: bool = False
     """Whether what is stored has colours before their sigmoid, as splatfacto's has without spherical harmonics."""
+    antialiased: bool = False
+    """Whether it was trained so that the blur of small Gaussians makes them fainter."""
 
 
 class _Stored(nn.Module):
@@ -57,13 +58,14 @@ class _Stored(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("aabb", torch.zeros(2, 3))
-        for name, shape in zip(PARAMETERS, ((3,), (3,), (4,), (1,), (3,), (0, 3))):
-            setattr(self, name, nn.Parameter(torch.zeros(0, *shape)))
-
-    def take_sizes(self, state: Mapping[str, Tensor]) -> None:
-        """Make room for what a state holds."""
         for name in PARAMETERS:
-            setattr(self, name, nn.Parameter(torch.zeros_like(state[f"field.{name}"])))
+            setattr(self, name, nn.Parameter(torch.zeros(0)))
+        self.register_load_state_dict_pre_hook(_take_saved_sizes)
+
+
+def _take_saved_sizes(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name in PARAMETERS:
+        getattr(module, name).data = torch.zeros_like(state[prefix + name])
 
 
 class SplatTeacher(Model):
@@ -71,12 +73,14 @@ class SplatTeacher(Model):
 
     config: SplatTeacherConfig
     field: _Stored
-    depth_is_distance = True
+    is_drawn = True
 
     def populate_modules(self) -> None:
         """nerfstudio's."""
         super().populate_modules()
         self.field = _Stored()
+        if self.config.antialiased:
+            say("The teacher has anti-aliasing, which is left out here: small Gaussians look larger.", "yellow")
 
     def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
         """None: it does not learn."""
@@ -91,15 +95,7 @@ class SplatTeacher(Model):
         """Colour, opacity and distance, each `[height, width, channels]`."""
         del obb_box
         stored = {name: getattr(self.field, name) for name in PARAMETERS}
-
-        def draw(view: View) -> Tensor:
-            gaussians = seen_from(view.position, stored)
-            distance = (gaussians.means - view.position).norm(dim=-1, keepdim=True)
-            painted = torch.cat([gaussians.colors, distance], dim=-1)
-            return torch.cat(rasterize(project(gaussians, view), gaussians.opacities, painted, view), dim=-1)
-
-        with torch.autocast(self.device.type, enabled=False):
-            image = draw_through(camera.to(self.device), draw)
+        image = draw_through(camera.to(self.device), lambda view: draw(stored, view))
         opacity = image[..., 4:]
         behind = float(self.config.background_color == "white")
         return {
@@ -128,11 +124,6 @@ def config_of_file(path: Path, values: dict[str, Tensor]) -> TrainerConfig:
         radius=DISTANCE * float((middle[1] - middle[0]).norm()),
         whole=True,
     )
-    say(
-        f"{path.name}: {len(values['means']):,} Gaussians; there is no data set, so views are made up all around "
-        f"{[round(value, 3) for value in middle.mean(dim=0).tolist()]} at a distance of {dataparser.radius:.3g} "
-        "(--pipeline.datamanager.orbit.*)."
-    )
     pipeline = VanillaPipelineConfig(
         datamanager=VanillaDataManagerConfig(dataparser=dataparser), model=SplatTeacherConfig()
     )
@@ -149,11 +140,11 @@ def as_splat(config: ModelConfig) -> ModelConfig:
     """The configuration that a splatfacto model is built by here; every other is returned as it is."""
     if type(config) is not SplatfactoModelConfig:  # a plugin's has more to it
         return config
-    if config.rasterize_mode != "classic":
-        say(
-            "The teacher was trained with anti-aliasing, which is left out here: small Gaussians look larger.", "yellow"
-        )
-    return SplatTeacherConfig(background_color=config.background_color, colors_before_sigmoid=config.sh_degree == 0)
+    return SplatTeacherConfig(
+        background_color=config.background_color,
+        colors_before_sigmoid=config.sh_degree == 0,
+        antialiased=config.rasterize_mode != "classic",
+    )
 
 
 def state_of_splatfacto(state: Mapping[str, Any], config: SplatTeacherConfig, path: Path) -> dict[str, Tensor]:
@@ -163,10 +154,9 @@ def state_of_splatfacto(state: Mapping[str, Any], config: SplatTeacherConfig, pa
         InputError: some are missing, or do not fit together.
     """
     values = {name: state.get(f"gauss_params.{name}", state.get(name)) for name in PARAMETERS}
-    shapes = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (1,), "features_dc": (3,)}
     count = len(values["means"]) if isinstance(values["means"], Tensor) and values["means"].dim() else 0
     for name, value in values.items():
-        wanted = (count, *shapes.get(name, ())) if name in shapes else None
+        wanted = (count, *SHAPES[name]) if name in SHAPES else None
         fits = isinstance(value, Tensor) and (
             value.shape == wanted if wanted else value.dim() == 3 and len(value) == count and value.shape[2] == 3  # noqa: PLR2004
         )

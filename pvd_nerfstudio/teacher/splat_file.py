@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain
-from pvd_nerfstudio.rendering.harmonics import LARGEST_DEGREE
+from pvd_nerfstudio.rendering.harmonics import LARGEST_DEGREE, bases_of
 from pvd_nerfstudio.teacher.archive import open_file
 
 LARGEST_HEAD = 1 << 16
@@ -32,7 +32,7 @@ COLUMNS = {
 """Which properties a parameter is made of; those of `features_rest` are counted."""
 BOUND = 20.0
 """What an infinite logarithm of a size, or an opacity before its sigmoid, comes to."""
-BASES = [3 * ((degree + 1) ** 2 - 1) for degree in range(LARGEST_DEGREE + 1)]
+BASES = [3 * bases_of(degree) for degree in range(LARGEST_DEGREE + 1)]
 """How many there can be of these."""
 
 

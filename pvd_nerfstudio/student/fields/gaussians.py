@@ -10,7 +10,15 @@ from torch import Generator, Tensor
 from torch.nn import Parameter
 
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, inside
-from pvd_nerfstudio.rendering.harmonics import LARGEST_DEGREE, MIDDLE, PARAMETERS, SH_OF_ONE, seen_from
+from pvd_nerfstudio.rendering.harmonics import (
+    LARGEST_DEGREE,
+    MIDDLE,
+    PARAMETERS,
+    SH_OF_ONE,
+    SHAPES,
+    bases_of,
+    seen_from,
+)
 from pvd_nerfstudio.rendering.splatting import Gaussians
 from pvd_nerfstudio.student.fields.base import FieldConfig
 from pvd_nerfstudio.student.fields.growth import Growing, Moment
@@ -135,8 +143,7 @@ class GaussianField(Growing):
         del contracted
         self.register_buffer("aabb", aabb.clone())
         self.config, self.scale = config, 1.0
-        rest = (config.sh_degree + 1) ** 2 - 1
-        for name, shape in zip(PARAMETERS, ((3,), (3,), (4,), (1,), (3,), (rest, 3))):
+        for name, shape in (SHAPES | {"features_rest": (bases_of(config.sh_degree), 3)}).items():
             setattr(self, name, Parameter(torch.zeros(0, *shape)))
 
     def __len__(self) -> int:
