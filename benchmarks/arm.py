@@ -148,7 +148,7 @@ class Arm:
         end = timed.curve[-1]
         if self.name in OURS and self.times:  # not a pilot
             result |= {"teacher_share": pipeline.teacher_seconds / end.seconds}
-            if not pipeline.config.model.chosen.is_drawn:
+            if not (pipeline.config.model.chosen.is_drawn or pipeline._teacher.shows_views):
                 result |= {"step_ratio": step_ratio(pipeline, end.steps - 1)}
             result |= {"fidelity": asdict(fidelity(pipeline, pipeline._teacher))}
         self.output.write_text(json.dumps(result, indent=2), "utf8")

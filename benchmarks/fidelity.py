@@ -13,6 +13,7 @@ from pvd_nerfstudio.data.views import rays_of
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.pipeline.handover import shared_samples
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.pixels import show
 from pvd_nerfstudio.teacher.targets import render_teacher
 
 SEED = 10**9
@@ -34,7 +35,7 @@ class Fidelity:
 
 @torch.no_grad()
 def fidelity(pipeline: DistillationPipeline, teacher: FrozenTeacher) -> Fidelity:
-    """Both render the same samples of the same rays, over the student's background."""
+    """Both render the same rays, through the same samples where the teacher can, over the student's background."""
     student, generator = pipeline.student, Generator(device=pipeline.student.device).manual_seed(SEED)
     views = pipeline.datamanager.pseudo_views(VIEWS, generator)
     student.eval()
@@ -42,9 +43,13 @@ def fidelity(pipeline: DistillationPipeline, teacher: FrozenTeacher) -> Fidelity
     for view in range(VIEWS):
         camera = views[view : view + 1]
         rays = rays_of(camera, PIXELS, generator)
-        theirs = render_teacher(teacher, shared_samples(student), rays, 0.0).over(student.renderer_rgb)
         row, column = rays.metadata["pixels"].unbind(dim=-1)
-        ours = student.pixels(camera, row * int(camera.width) + column).clamp(0, 1)
+        chosen = row * int(camera.width) + column
+        if teacher.shows_views:
+            theirs = show(teacher, camera, student.renderer_rgb, student.grid.contracted).flatten(0, 1)[chosen]
+        else:
+            theirs = render_teacher(teacher, shared_samples(student), rays, 0.0).over(student.renderer_rgb)
+        ours = student.pixels(camera, chosen).clamp(0, 1)
         errors.append((ours - theirs.clamp(0, 1)).square().mean(dim=-1))
     student.train()
     squared = torch.stack(errors)

@@ -72,7 +72,7 @@ def teacher_psnr(path: Path, pixels: int, shared: bool = True) -> tuple[float | 
         truth = renderer.blend_background(dataset.get_image_float32(index).to(DEVICE)).flatten(0, 1)
         chosen = (torch.arange(pixels, device=DEVICE, dtype=torch.float64) * GOLDEN % 1 * len(truth)).long()
         rays = dataset.cameras.generate_rays(camera_indices=index, keep_shape=True).flatten().to(DEVICE)[chosen]
-        if not teacher.has_density:
+        if teacher.shows_views:
             image = teacher.render(dataset.cameras[index : index + 1]).flatten(0, 1)[chosen]
             decibels[0].append(_psnr(image, truth[chosen]))
         elif teacher.renders_natively:

@@ -47,6 +47,11 @@ from pvd_nerfstudio.training.optimizers import (
 
 GRID_BYTES = 40
 """What a cell of the occupancy grid takes while it is filled."""
+OF_PICTURES = {
+    "preset", "training_images", "insists_on_features",
+    "chunks", "start_chunks", "fill_every", "first_chunks", "refresh_every",
+}  # fmt: skip
+"""What of the method concerns students that learn from whole pictures."""
 
 
 def _opened_config() -> Path | None:
@@ -295,8 +300,11 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         Raises:
             InputError: it was.
         """
-        pipeline, machine = self.pipeline, self.machine
+        pipeline, machine, method = self.pipeline, self.machine, self.pipeline.distillation
+        given = set() if method.is_resolved else {name for name in method.chosen if name not in OF_PICTURES}
         refused = {
+            **{f"--pipeline.distillation.{name.replace('_', '-')}": True for name in sorted(given)},
+            "--pipeline.distillation.preset": method.preset != "bank",
             "--optimizers.*.optimizer.lr": any(
                 self.optimizers[name]["optimizer"].lr for name in ("fields", "matrices") if name in self.optimizers
             ),

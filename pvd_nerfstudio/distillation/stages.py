@@ -127,6 +127,16 @@ class DistillationConfig(Renamed):
     insists_on_features: tyro.conf.Suppress[bool] = False
     """Whether the feature loss was asked for by name, not by a preset."""
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What is not left to the preset."""
+        return {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether nothing is left to the preset."""
+        return len(self.chosen) == len(vars(self))
+
     def resolved(self, preferred: Mapping[str, Any] | None = None) -> "DistillationConfig":
         """The same with the preset's value wherever none was given.
 
@@ -136,7 +146,7 @@ class DistillationConfig(Renamed):
         Raises:
             InputError: some stage has nothing to learn from.
         """
-        chosen = {name: value for name, value in vars(self).items() if value not in (-1, "preset")}
+        chosen = self.chosen
         left_out = vars(self).keys() - chosen.keys()
         if left_out == {"start_chunks", "fill_every"}:  # a run of the last release, which filled its bank at once
             chosen |= {"start_chunks": self.first_chunks, "fill_every": 1}

@@ -37,8 +37,8 @@ class Comparison:
 
     @torch.no_grad()
     def render(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
-        """The teacher's rendering of one camera; through the student's samples where the teacher has a density."""
-        if not self.teacher.has_density:
+        """The teacher's rendering of one camera; through the student's samples where it shows rays."""
+        if self.teacher.shows_views:
             return show(self.teacher, camera, self._student.renderer_rgb, self._student.grid.contracted)
         rays = camera.to(self._student.device).generate_rays(camera_indices=0, keep_shape=True)
         flat = rays.flatten()
@@ -59,7 +59,7 @@ class Comparison:
 
     def _error(self, camera: Cameras) -> Float[Tensor, ""]:
         student = self._student
-        if not self.teacher.has_density:
+        if self.teacher.shows_views:
             camera.rescale_output_resolution(min(1.0, SMALL / max(int(camera.height), int(camera.width))))
             theirs = self.render(camera).flatten(0, 1)
             ours = student.pixels(camera, torch.arange(len(theirs)))

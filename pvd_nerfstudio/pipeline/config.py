@@ -42,6 +42,8 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     occupancy_threshold: float | None = None
     """Opacity of one sample from which on a cell of the occupancy grid is kept; left out: 0.02, and 0.01 in contracted
     space, where rays pass through more of what is thin."""
+    splat_density: bool = True
+    """Ask a teacher of Gaussians at points, too; otherwise its pictures and their depth are distilled alone."""
     inherit_color_head: bool = True
     """Start with the teacher's colour head where its shape fits."""
     steps: int = 0

@@ -36,7 +36,8 @@ def load_teacher(config: DistillationPipelineConfig, device: Any) -> FrozenTeach
     if config.teacher is None:
         return None
     data = config.datamanager
-    teacher = FrozenTeacher(find_run(config.teacher), device, Path(data.data or data.dataparser.data))
+    place = Path(data.data or data.dataparser.data)
+    teacher = FrozenTeacher(find_run(config.teacher), device, place, config.splat_density)
     config.teacher_digest = teacher.digest
     return teacher
 

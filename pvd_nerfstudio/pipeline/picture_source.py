@@ -107,7 +107,7 @@ class PictureSource:
     def _render(self, camera: Cameras) -> tuple[Tensor, Tensor]:
         """The teacher's colour `[pixels, 3]`, premultiplied, and opacity `[pixels, 1]`."""
         assert self._teacher is not None
-        if not self._teacher.has_density:
+        if self._teacher.shows_views:
             seen = look(self._teacher, camera, self._student.grid.contracted)
             return seen.rgb, seen.opacity
         rays = camera.to(self._teacher.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
@@ -155,7 +155,7 @@ def sow(teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManag
         seed: of the run.
     """
     generator = seeded_generator(student.device, seed + 4, 0)
-    wanted = student.field.config.num_gaussians
+    wanted = round(student.field.config.start_share * student.field.config.num_gaussians)
     if teacher.has_density:
         places, colors, normals = _within_samples(teacher, student, data, wanted, generator)
     else:

@@ -79,13 +79,35 @@ class PictureStep:
     def learn_errors(self) -> None:
         """Nothing more is to be heard of a step."""
 
+    def pull(self) -> Tensor:
+        """How much the loss of pictures pulls at each Gaussian's place, on average over those that it is seen in.
+
+        Lengths are in halves of a picture, as in the original.
+        """
+        means = self._student.field.means
+        total, count = torch.zeros_like(means[:, 0]), torch.zeros_like(means[:, 0])
+        for target in self._some_pictures():
+            rgb, opacity = self._draw(target)
+            difference = rgb - target.rgb.view(-1, 3) + 0.5 * (target.opacity.view(-1, 1) - opacity)
+            (gradient,) = torch.autograd.grad(difference.abs().mean(), means)
+            pose = target.poses.view(3, 4)
+            away = (means.detach() - pose[:, 3]).norm(dim=-1)
+            length = gradient.norm(dim=-1) * away
+            total, count = total + length, count + (length > 0)
+        return total / count.clamp_min(1)
+
     @torch.no_grad()
     def keep_better(self) -> None:
         """Of the student's weights and their average, which it is done with then."""
         keep_better(self._student, self._error_of_some)
 
-    def _error_of_some(self) -> float:
+    def _some_pictures(self) -> list[PictureTargets]:
+        """Out of the whole bank, always the same."""
         numbers = torch.linspace(0, self.bank.num_pictures - 1, COMPARED).long().unique().to(self._student.device)
-        targets = [self.bank.pictures(number[None]) for number in numbers]
-        pairs = [(*self._draw(one), one.rgb.view(-1, 3), one.opacity.view(-1, 1)) for one in targets]
+        return [self.bank.pictures(number[None]) for number in numbers]
+
+    def _error_of_some(self) -> float:
+        pairs = [
+            (*self._draw(one), one.rgb.view(-1, 3), one.opacity.view(-1, 1)) for one in self._some_pictures()
+        ]
         return float(torch.stack([losses.pixel_errors(*pair).mean() for pair in pairs]).mean())

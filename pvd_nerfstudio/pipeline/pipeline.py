@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLearningConfig
-from pvd_nerfstudio.distillation.bank import Source, TargetBank
+from pvd_nerfstudio.distillation.bank import Source, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import LossWeights, Stage
 from pvd_nerfstudio.errors import InputError
@@ -23,6 +23,7 @@ from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
 from pvd_nerfstudio.pipeline.handover import compare_renderings, equip, load_teacher, meet, point_answers
 from pvd_nerfstudio.pipeline.picture_source import PictureSource, picture_size, sow
 from pvd_nerfstudio.pipeline.picture_step import PictureStep
+from pvd_nerfstudio.pipeline.refinement import refine
 from pvd_nerfstudio.pipeline.step import TrainingStep
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.average import EVERY
@@ -229,9 +230,23 @@ class DistillationPipeline(StudentPipeline):
         ]
 
     def _before_step(self, step: int) -> None:
-        self.hand_over()
+        training = self.hand_over()
         if self._grow(step):
             self._wrap()
+        if isinstance(training, PictureStep):
+            self._refine(training, step)
+
+    def _refine(self, training: PictureStep, step: int) -> None:
+        """Let the Gaussians be as many as are needed, where they are needed."""
+        field = self.student.field
+        if self._optimizers is None or not field.config.is_refined(step, self.config.steps):
+            return
+        training.fill_bank(step)
+        generator = seeded_generator(self.device, self._seed + 5, step)
+        removed, divided = refine(field, self._optimizers.optimizers, training.pull(), generator)
+        self._optimizers.parameters |= self.student.get_param_groups()
+        self.student.drop_average()
+        print(step, removed, divided, len(field))
 
     def _after_step(self, step: int) -> None:
         """Active learning hears of the step, and the viewer's panel says what there is to know."""

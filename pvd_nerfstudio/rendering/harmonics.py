@@ -1,6 +1,7 @@
 """Gaussians as they are stored, in splatfacto's words, with colours that depend on the direction."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -8,7 +9,8 @@ from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.utils.math import components_from_spherical_harmonics
 from torch import Tensor
 
-from pvd_nerfstudio.rendering.splatting import Gaussians, View, project, rasterize
+from pvd_nerfstudio.rendering.drawing import render
+from pvd_nerfstudio.rendering.splatting import Gaussians, View
 
 SHAPES = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (1,), "features_dc": (3,)}
 """Shape of each parameter of a Gaussian; `features_rest` has one that depends on the degree."""
@@ -64,8 +66,8 @@ def draw(
             inside = crop.within(gaussians.means)
             gaussians = Gaussians(*(value[inside] for value in vars(gaussians).values()))
         distance = (gaussians.means.detach() - view.position).norm(dim=-1, keepdim=True)
-        painted = torch.cat([gaussians.colors, distance], dim=-1)
-        return torch.cat(rasterize(project(gaussians, view), gaussians.opacities, painted, view, hidden), dim=-1)
+        painted = replace(gaussians, colors=torch.cat([gaussians.colors, distance], dim=-1))
+        return torch.cat(render(painted, view, hidden), dim=-1)
 
 
 def degree_of(rest: Float[Tensor, "gaussians bases 3"]) -> int:

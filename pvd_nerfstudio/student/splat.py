@@ -1,5 +1,6 @@
 """The splat student: Gaussians that are drawn, where all other students' rays are marched along."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.drawing import render
 from pvd_nerfstudio.rendering.harmonics import draw
 from pvd_nerfstudio.rendering.lens import draw_through
-from pvd_nerfstudio.rendering.splatting import View, project, rasterize, rotations
+from pvd_nerfstudio.rendering.splatting import View, rotations
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.metrics import NOTHING
 from pvd_nerfstudio.student.model import PointAnswers, StudentModel
@@ -101,7 +103,7 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
             normals = rotations(gaussians.quats).gather(2, shortest)[..., 0]
             away = (normals * (gaussians.means - view.position)).sum(dim=-1, keepdim=True) > 0
             turned = torch.where(away, -normals, normals)
-            return rasterize(project(gaussians, view), gaussians.opacities, turned, view)[0]
+            return render(replace(gaussians, colors=turned), view)[0]
 
         image = (torch.nn.functional.normalize(draw_through(camera.to(self.device), normals_from), dim=-1) + 1) / 2
         return torch.where(outputs["accumulation"] > NOTHING, image.to(outputs["rgb"]), 0.5)

@@ -8,6 +8,7 @@ through `Field.forward`, the common denominator of nerfstudio's fields.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.compositing import nerfacc_runs
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
+from pvd_nerfstudio.teacher.splat_density import SplatDensity
 
 NEAR, FAR = 0.05, 1000.0
 """Where rays start and end when the family does not say; the scene box bounds them more tightly anyway."""
@@ -315,7 +317,7 @@ class GenericAdapter(FieldAdapter):
 
 
 class SplatAdapter(GenericAdapter):
-    """Gaussians, of a file or of splatfacto: they show whole views."""
+    """Gaussians, of a file, of splatfacto or of a student: they show whole views, and have a density in a box."""
 
     has_datas_box = False
 
@@ -323,6 +325,31 @@ class SplatAdapter(GenericAdapter):
     def depth(config: Any) -> Literal["median", "expected"]:
         del config
         return "expected"
+
+    @property
+    def renders_natively(self) -> bool:
+        """No single rays."""
+        return False
+
+    @property
+    def answers(self) -> bool:
+        """Not in contracted space, where the sky is a shell of Gaussians."""
+        return not getattr(self.model.config, "contracted", False)
+
+    @cached_property
+    def _gaussians(self) -> SplatDensity:
+        return SplatDensity(self.model.field.named)
+
+    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        size = torch.full_like(positions[:, :1], extent)
+        return self._gaussians.density(positions, size, size)
+
+    def query(self, samples: RaySamples) -> Answer:
+        frustums = samples.frustums
+        middle, length = (frustums.starts + frustums.ends) / 2, frustums.ends - frustums.starts
+        width = frustums.pixel_area.sqrt() * middle
+        density, rgb = self._gaussians.query(frustums.get_positions(), frustums.directions, length, width)
+        return Answer(log_of(density), rgb, None)
 
 
 ADAPTERS: dict[str, type[FieldAdapter]] = {
@@ -348,6 +375,13 @@ def adapter_of(config: ModelConfig) -> type[FieldAdapter]:
         if base.__name__ in ADAPTERS:
             return ADAPTERS[base.__name__]
     return GenericAdapter
+
+
+def adapted(model: Model, family: type[FieldAdapter]) -> FieldAdapter:
+    """The adapter of a model, which may be of another family than its configuration is."""
+    if family.knows(model):
+        return family(model)
+    return SplatAdapter(model) if getattr(model, "is_drawn", False) else GenericAdapter(model)
 
 
 def space_of(config: ModelConfig) -> Space:

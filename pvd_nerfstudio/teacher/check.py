@@ -157,10 +157,10 @@ def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: in
     seen = counted_pixels(mask_of(dataset, index), len(rays))
     chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
     native = own = image = None
-    if not teacher.has_density:
+    if teacher.shows_views:
         shown = look(teacher, camera, shared.grid.contracted)
         native, own = shown.rendering[chosen], shown.over(renderer)[chosen]
-    else:
+    if teacher.has_density:
         own = render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer)
         if teacher.renders_natively:
             native = teacher.render_rays(rays[chosen])

@@ -27,7 +27,7 @@ from pvd_nerfstudio.hash_table import quicken
 from pvd_nerfstudio.input.text import plain
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
-from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapter_of, space_of
+from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapted, adapter_of, space_of
 from pvd_nerfstudio.teacher.building import build, building, implementation_of, method_of, no_lpips
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, digest, load_state, load_weight
 from pvd_nerfstudio.teacher.old_layouts import current_layout
@@ -46,13 +46,16 @@ class FrozenTeacher:
         run: the trained run.
         device: where it answers.
         data: where its data set is now, for families whose checkpoints do not hold their scene box.
+        at_points: whether Gaussians are asked at points.
 
     Raises:
         InputError: the checkpoint does not fit its configuration, cannot be used on this machine, or does not say
             where its scene lies.
     """
 
-    def __init__(self, run: TeacherRun, device: torch.device | str, data: Path | None = None) -> None:
+    def __init__(
+        self, run: TeacherRun, device: torch.device | str, data: Path | None = None, at_points: bool = True
+    ) -> None:
         self.run = run
         self.device = torch.device(device)
         self.seconds = 0.0
@@ -68,8 +71,9 @@ class FrozenTeacher:
             _load_strictly(self.model, state, run, family)
         self.model.to(device).eval().requires_grad_(False)
         quicken(self.model)
-        self._adapter = family(self.model) if family.knows(self.model) else GenericAdapter(self.model)
-        self._has_density = not isinstance(self._adapter, GenericAdapter) or self._adapter.answers
+        self._adapter = adapted(self.model, family)
+        answers = not isinstance(self._adapter, GenericAdapter) or self._adapter.answers
+        self._has_density = answers and (at_points or not self.is_drawn)
 
     @property
     def aabb(self) -> Float[Tensor, "2 3"]:
@@ -90,6 +94,11 @@ class FrozenTeacher:
     def is_drawn(self) -> bool:
         """Whether it shows Gaussians: whole views in no time, their depth along the rays, and no single ray."""
         return getattr(self.model, "is_drawn", False)
+
+    @property
+    def shows_views(self) -> bool:
+        """Whether its images are of whole views, and not of rays."""
+        return self.is_drawn or not self.has_density
 
     @property
     def num_parameters(self) -> int:
@@ -176,7 +185,7 @@ class FrozenTeacher:
 
     def render(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
         """The teacher's own rendering of one camera."""
-        if not self.has_density:
+        if self.shows_views:
             return image_of(self.outputs_for(camera))
         rays = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True)
         return self.render_rays(rays.flatten()).view(*rays.shape, 3)

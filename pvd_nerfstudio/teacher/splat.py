@@ -62,6 +62,11 @@ class _Stored(nn.Module):
             setattr(self, name, nn.Parameter(torch.zeros(0)))
         self.register_load_state_dict_pre_hook(_take_saved_sizes)
 
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """The parameters by their names."""
+        return {name: getattr(self, name) for name in PARAMETERS}
+
 
 def _take_saved_sizes(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     for name in PARAMETERS:
@@ -94,8 +99,7 @@ class SplatTeacher(Model):
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
         """Colour, opacity and distance, each `[height, width, channels]`."""
         del obb_box
-        stored = {name: getattr(self.field, name) for name in PARAMETERS}
-        image = draw_through(camera.to(self.device), lambda view: draw(stored, view))
+        image = draw_through(camera.to(self.device), lambda view: draw(self.field.named, view))
         opacity = image[..., 4:]
         behind = float(self.config.background_color == "white")
         return {

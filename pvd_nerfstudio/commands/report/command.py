@@ -266,7 +266,7 @@ def _notes(pipeline: StudentPipeline, measured: Measured) -> list[str]:
     """How the figures came about."""
     comparison, student, between = pipeline.comparison, measured.mean("student"), measured.mean("between")
     notes = []
-    if comparison is not None and comparison.teacher.has_density:
+    if comparison is not None and not comparison.teacher.shows_views:
         notes.append("The teacher's renderings are made through the student's samples, its rays / s with its own.")
     if not student:
         notes.append("The data set's images are missing: everything is measured against the teacher.")

@@ -95,7 +95,7 @@ def _take_times(pipeline: StudentPipeline, camera: Cameras, measured: Measured) 
     if comparison is None:
         return
     teacher = comparison.teacher
-    if not teacher.has_density:
+    if teacher.shows_views:
         measured.teacher_speed.take(lambda: teacher.render(camera), total)
     elif teacher.renders_natively:
         measured.teacher_speed.take(lambda: teacher.render_rays(rays, chunk=count), count)

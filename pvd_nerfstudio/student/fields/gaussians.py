@@ -25,6 +25,8 @@ from pvd_nerfstudio.student.fields.growth import Growing, Moment
 
 PICTURES, PIXEL_BYTES = 200, 20
 """Pictures in the bank, and bytes of one of their pixels."""
+REFINED = 0.5
+"""Share of a run within which Gaussians are removed and divided."""
 NEIGHBOURS = 3
 """By whose distances a Gaussian's size is told."""
 
@@ -45,6 +47,9 @@ class SplatFieldConfig(FieldConfig):
         "opacities_lr": above(0),
         "features_dc_lr": above(0),
         "features_rest_lr": above(0),
+        "start_share": between(0.01, 1),
+        "refinements": at_least(0),
+        "growth": between(0, 1),
         "opacity_weight": at_least(0),
         "scale_weight": at_least(0),
         "picture_size": between(16, 4096),
@@ -78,6 +83,12 @@ class SplatFieldConfig(FieldConfig):
     """Learning rate of the colours."""
     features_rest_lr: float = 6e-3
     """Learning rate of how the colours depend on the direction."""
+    start_share: float = 1.0
+    """Share of the Gaussians that are there from the start; the others come where they are missing."""
+    refinements: int = 0
+    """How often, within the first half of the run, faint Gaussians are removed and others divided."""
+    growth: float = 0.2
+    """Share of the Gaussians that are divided at once, at most."""
     opacity_weight: float = 0.0
     """Weight of the mean opacity in the loss, so that what is not needed vanishes (Kheradmand et al., 2024)."""
     scale_weight: float = 0.0
@@ -100,6 +111,11 @@ class SplatFieldConfig(FieldConfig):
     def rates(self) -> dict[str, float]:
         """The learning rate of each parameter."""
         return {name: getattr(self, f"{name}_lr") for name in PARAMETERS}
+
+    def is_refined(self, step: int, steps: int) -> bool:
+        """Whether Gaussians are removed and divided before a step of a run of so many."""
+        times = [round(REFINED * steps * (number + 1) / self.refinements) for number in range(self.refinements)]
+        return step > 0 and step in times
 
     @property
     def num_parameters(self) -> int:

@@ -1,0 +1,187 @@
+"""Gaussians asked at points: a density whose volume rendering is what their rasteriser draws.
+
+A Gaussian of opacity α lets 1 - α exp(-q / 2) of the light of a ray through that passes its middle at q squared standard
+deviations (Kerbl et al., 2023, eq. 2). Minus the logarithm of that is an optical depth; it is spread along the ray as a
+normal distribution, about where the ray comes closest. So the density depends on the direction one looks in, and what a
+ray has in all of one Gaussian, or of several in whatever order, is what is drawn. Colours differ where Gaussians pervade
+each other: the rasteriser sorts them by their middles, a volume mixes them.
+
+Gaussians are found by cells: each is entered in those that it reaches into, of a size that suits it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pvd_nerfstudio.rendering.harmonics import MIDDLE, SH_OF_ONE, degree_of, harmonics
+from pvd_nerfstudio.rendering.splatting import BLUR, LARGEST_ALPHA, LEAST_ALPHA, rotations
+
+SMEARED = 0.5
+"""Standard deviation along the ray that is added, as a share of a sample's length: what is thinner would fall between
+samples, and so wide a normal distribution is summed up right to 1.5 %."""
+WIDE = 1.0
+"""How far a Gaussian reaches from its middle, in cells, at most."""
+SMALL = 0.2
+"""Share of the Gaussians that may lie in cells larger than needed."""
+CELLS = 1 << 20
+"""Cells along an axis, at most."""
+ASIDE = 4
+"""Cells that are left free below the lowest middle, for what reaches beyond it."""
+AT_ONCE = 1 << 16
+"""Gaussians that are entered in cells at once."""
+TINY = 1e-20
+"""Variance that counts as none."""
+
+
+@dataclass
+class _Level:
+    """Cells of one size, and which Gaussians reach into them."""
+
+    size: float
+    keys: Int[Tensor, "cells"]
+    """Of the cells that are not empty, sorted."""
+    starts: Int[Tensor, "cells"]
+    counts: Int[Tensor, "cells"]
+    gaussians: Int[Tensor, "entries"]
+
+
+class SplatDensity:
+    """Gaussians that answer at points.
+
+    Args:
+        stored: the Gaussians, by the names in `rendering.harmonics.PARAMETERS`.
+    """
+
+    def __init__(self, stored: Mapping[str, Tensor]) -> None:
+        opacities = stored["opacities"].sigmoid()[:, 0].clamp_max(LARGEST_ALPHA)
+        seen = opacities > LEAST_ALPHA
+        self._opacities, self._means = opacities[seen], stored["means"][seen]
+        self._variances, self._axes = stored["scales"][seen].exp().square(), rotations(stored["quats"][seen])
+        self._colors = torch.cat([stored["features_dc"][seen][:, None], stored["features_rest"][seen]], dim=1)
+        self._reach = (2 * (self._opacities / LEAST_ALPHA).log()).sqrt()
+        self._low = self._means.amin(dim=0) if len(self._means) else self._means.new_zeros(3)
+        self._levels: dict[int, list[_Level]] = {}
+
+    def density(
+        self, positions: Float[Tensor, "points 3"], length: Float[Tensor, "points 1"], width: Float[Tensor, "points 1"]
+    ) -> Float[Tensor, "points 1"]:
+        """Density at points as it is for one who sees each Gaussian where it is thinnest.
+
+        Args:
+            positions: in the world.
+            length: of the samples that these are the middles of, along their rays.
+            width: distance between neighbouring pixels there.
+        """
+        total = torch.zeros_like(positions[:, :1])
+        blur, smear = BLUR * width.square(), (SMEARED * length).square()
+        for points, gaussians in self._near(positions, blur + smear):
+            away, variances = self._local(positions, blur, points, gaussians)
+            depth = self._depth(gaussians, (away.square() / variances).sum(dim=-1))
+            along = variances.amin(dim=-1) + smear[points, 0]
+            total.index_add_(0, points, (depth / (2 * math.pi * along).sqrt())[:, None])
+        return total
+
+    def query(
+        self,
+        positions: Float[Tensor, "points 3"],
+        directions: Float[Tensor, "points 3"],
+        length: Float[Tensor, "points 1"],
+        width: Float[Tensor, "points 1"],
+    ) -> tuple[Float[Tensor, "points 1"], Float[Tensor, "points 3"]]:
+        """Density and colour at points, as they are seen along directions of unit length; sizes as in `density`."""
+        total = positions.new_zeros(len(positions), 4)
+        blur, smear = BLUR * width.square(), (SMEARED * length).square()
+        one = torch.full_like(positions[:, :1], SH_OF_ONE)
+        bases = torch.cat([one, harmonics(degree_of(self._colors[:, 1:]), directions)], dim=-1)
+        for points, gaussians in self._near(positions, blur + smear):
+            away, variances = self._local(positions, blur, points, gaussians)
+            towards = (directions[points][:, None] @ self._axes[gaussians])[:, 0]
+            # Along the ray the exponent is a parabola.
+            curvature = (towards.square() / variances).sum(dim=-1)
+            behind = (towards * away / variances).sum(dim=-1) / curvature
+            closest = (away.square() / variances).sum(dim=-1) - behind.square() * curvature
+            along = 1 / curvature + smear[points, 0]
+            spread = (-0.5 * behind.square() / along).exp() / (2 * math.pi * along).sqrt()
+            density = self._depth(gaussians, closest) * spread
+            there = density.nonzero()[:, 0]
+            points, gaussians, density = points[there], gaussians[there], density[there, None]
+            rgb = (MIDDLE + (bases[points][:, None] @ self._colors[gaussians])[:, 0]).clamp_min(0)
+            total.index_add_(0, points, torch.cat([density, density * rgb], dim=-1))
+        density, painted = total.split([1, 3], dim=-1)
+        return density, painted / density.clamp_min(torch.finfo(density.dtype).tiny)
+
+    def _local(self, positions: Tensor, blur: Tensor, points: Tensor, gaussians: Tensor) -> tuple[Tensor, Tensor]:
+        """Where points lie from the middles of Gaussians, along their axes; and the variances along these, blurred as
+        the rasteriser does."""
+        away = positions.index_select(0, points) - self._means.index_select(0, gaussians)
+        variances = self._variances.index_select(0, gaussians) + blur.index_select(0, points)
+        return (away[:, None] @ self._axes.index_select(0, gaussians))[:, 0], variances
+
+    def _depth(self, gaussians: Tensor, distance: Float[Tensor, "pairs"]) -> Float[Tensor, "pairs"]:
+        """Optical depth of whole Gaussians at so many squared standard deviations."""
+        alpha = self._opacities.index_select(0, gaussians) * (-0.5 * distance).exp()
+        return -torch.log1p(-alpha.masked_fill(alpha < LEAST_ALPHA, 0.0))
+
+    def _near(self, positions: Tensor, blur: Float[Tensor, "points 1"]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of points and Gaussians that may reach them, sorted by points."""
+        if not len(positions) or not len(self._means):
+            return
+        # One set of cells for all blurs up to a power of two, lest an answer depends on what was asked before.
+        power = math.ceil(math.log2(max(float(blur.amax()), TINY)))
+        if power not in self._levels:
+            self._levels[power] = list(self._entered(2.0**power))
+        for level in self._levels[power]:
+            cell = ((positions - self._low) / level.size).floor() + ASIDE
+            inside = ((cell >= 0) & (cell < CELLS)).all(dim=-1)
+            key = torch.where(inside, _key(cell.clamp(0, CELLS - 1).long()), -1)
+            place = torch.searchsorted(level.keys, key).clamp_max(len(level.keys) - 1)
+            count = level.counts[place].masked_fill_(level.keys[place] != key, 0)
+            points, number = _counted(count)
+            yield points, level.gaussians[level.starts[place][points] + number]
+
+    def _entered(self, blur: float) -> Iterator[_Level]:
+        """Cells of all sizes that are needed where so much variance is added."""
+        radii = self._reach[:, None] * (self._variances + blur).sqrt()
+        half = (self._axes.square() @ radii.square()[..., None])[..., 0].sqrt()
+        widest = half.amax(dim=-1)
+        span = float((self._means.amax(dim=0) - self._low).amax()) + 2 * float(widest.max())
+        small = float(widest.kthvalue(max(1, int(SMALL * len(widest)))).values)
+        smallest = max(small / WIDE, span / (CELLS - 2 * ASIDE))
+        numbers = (widest / (WIDE * smallest)).log2().ceil().clamp_min(0)
+        for number in numbers.unique().tolist():
+            size = smallest * 2.0**number
+            parts = (numbers == number).nonzero()[:, 0].split(AT_ONCE)
+            entries = [self._enter(some, half[some], radii[some], size) for some in parts]
+            keys, gaussians = (torch.cat(values) for values in zip(*entries))
+            keys, order = keys.sort(stable=True)
+            keys, counts = keys.unique_consecutive(return_counts=True)
+            yield _Level(size, keys, counts.cumsum(0) - counts, counts, gaussians[order])
+
+    def _enter(self, chosen: Tensor, half: Tensor, radii: Tensor, size: float) -> tuple[Tensor, Tensor]:
+        """Keys of the cells that some Gaussians reach into, and the Gaussians: of the cells that a bounding box meets
+        those that the box along their axes meets, too."""
+        means, axes = self._means[chosen], self._axes[chosen]
+        first = ((means - half - self._low) / size).floor().long()
+        spans = ((means + half - self._low) / size).floor().long() + 1 - first
+        of, local = _counted(spans.prod(dim=-1))
+        _, y, z = spans[of].unbind(dim=-1)
+        cells = first[of] + torch.stack([local // (y * z), local // z % y, local % z], dim=-1)
+        middle = self._low + size * (cells + 0.5) - means[of]
+        away = (middle[:, None] @ axes[of])[:, 0].abs()
+        meets = (away <= radii[of] + size / 2 * axes.abs().sum(dim=1)[of]).all(dim=-1)
+        return _key(cells[meets] + ASIDE), chosen[of[meets]]
+
+
+def _key(cells: Int[Tensor, "cells 3"]) -> Int[Tensor, "cells"]:
+    x, y, z = cells.unbind(dim=-1)
+    return (x * CELLS + y) * CELLS + z
+
+
+def _counted(counts: Int[Tensor, "groups"]) -> tuple[Int[Tensor, "all"], Int[Tensor, "all"]]:
+    """Group, and number within it, of each member of groups of these sizes."""
+    groups = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    return groups, torch.arange(len(groups), device=counts.device) - (counts.cumsum(0) - counts)[groups]
