@@ -301,10 +301,11 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
             InputError: it was.
         """
         pipeline, machine, method = self.pipeline, self.machine, self.pipeline.distillation
-        given = set() if method.is_resolved else {name for name in method.chosen if name not in OF_PICTURES}
+        given = [] if method.is_resolved else [name for name in method.chosen if name not in OF_PICTURES]
+        if given:
+            names = ", ".join(f"--pipeline.distillation.{name.replace('_', '-')}" for name in given)
+            say(f"A {self.student} student learns from whole pictures, so {names} says nothing to it.", "yellow")
         refused = {
-            **{f"--pipeline.distillation.{name.replace('_', '-')}": True for name in sorted(given)},
-            "--pipeline.distillation.preset": method.preset != "bank",
             "--optimizers.*.optimizer.lr": any(
                 self.optimizers[name]["optimizer"].lr for name in ("fields", "matrices") if name in self.optimizers
             ),

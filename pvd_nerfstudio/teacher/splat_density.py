@@ -23,7 +23,9 @@ from pvd_nerfstudio.rendering.splatting import BLUR, LARGEST_ALPHA, LEAST_ALPHA,
 SMEARED = 0.5
 """Standard deviation along the ray that is added, as a share of a sample's length: what is thinner would fall between
 samples, and so wide a normal distribution is summed up right to 1.5 %."""
-WIDE = 1.0
+FAR_ALONG = 3.3
+"""Standard deviations up to which a Gaussian is spread along a ray, at least; a thousandth of it lies beyond."""
+WIDE = 1.5
 """How far a Gaussian reaches from its middle, in cells, at most."""
 SMALL = 0.2
 """Share of the Gaussians that may lie in cells larger than needed."""
@@ -31,7 +33,7 @@ CELLS = 1 << 20
 """Cells along an axis, at most."""
 ASIDE = 4
 """Cells that are left free below the lowest middle, for what reaches beyond it."""
-AT_ONCE = 1 << 16
+AT_ONCE = 1 << 14
 """Gaussians that are entered in cells at once."""
 TINY = 1e-20
 """Variance that counts as none."""
@@ -62,9 +64,9 @@ class SplatDensity:
         self._opacities, self._means = opacities[seen], stored["means"][seen]
         self._variances, self._axes = stored["scales"][seen].exp().square(), rotations(stored["quats"][seen])
         self._colors = torch.cat([stored["features_dc"][seen][:, None], stored["features_rest"][seen]], dim=1)
-        self._reach = (2 * (self._opacities / LEAST_ALPHA).log()).sqrt()
+        self._reach = (2 * (self._opacities / LEAST_ALPHA).log()).sqrt().clamp_min(FAR_ALONG)
         self._low = self._means.amin(dim=0) if len(self._means) else self._means.new_zeros(3)
-        self._levels: dict[int, list[_Level]] = {}
+        self._cells: dict[int, tuple[list[_Level], Tensor]] = {}
 
     def density(
         self, positions: Float[Tensor, "points 3"], length: Float[Tensor, "points 1"], width: Float[Tensor, "points 1"]
@@ -127,24 +129,30 @@ class SplatDensity:
         return -torch.log1p(-alpha.masked_fill(alpha < LEAST_ALPHA, 0.0))
 
     def _near(self, positions: Tensor, blur: Float[Tensor, "points 1"]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of points and Gaussians that may reach them, sorted by points."""
+        """Pairs of points and Gaussians that reach them, cells of one size at a time."""
         if not len(positions) or not len(self._means):
             return
         # One set of cells for all blurs up to a power of two, lest an answer depends on what was asked before.
         power = math.ceil(math.log2(max(float(blur.amax()), TINY)))
-        if power not in self._levels:
-            self._levels[power] = list(self._entered(2.0**power))
-        for level in self._levels[power]:
+        if power not in self._cells:
+            self._cells[power] = self._entered(2.0**power)
+        levels, rows = self._cells[power]
+        for level in levels:
             cell = ((positions - self._low) / level.size).floor() + ASIDE
             inside = ((cell >= 0) & (cell < CELLS)).all(dim=-1)
             key = torch.where(inside, _key(cell.clamp(0, CELLS - 1).long()), -1)
             place = torch.searchsorted(level.keys, key).clamp_max(len(level.keys) - 1)
             count = level.counts[place].masked_fill_(level.keys[place] != key, 0)
             points, number = _counted(count)
-            yield points, level.gaussians[level.starts[place][points] + number]
+            gaussians = level.gaussians[level.starts[place][points] + number]
+            means, scaled = rows.index_select(0, gaussians).split([3, 9], dim=-1)
+            away = (positions.index_select(0, points) - means)[:, None]
+            reached = ((away @ scaled.view(-1, 3, 3)).square().sum(dim=-1) <= 1)[:, 0].nonzero()[:, 0]
+            yield points[reached], gaussians[reached]
 
-    def _entered(self, blur: float) -> Iterator[_Level]:
-        """Cells of all sizes that are needed where so much variance is added."""
+    def _entered(self, blur: float) -> tuple[list[_Level], Float[Tensor, "gaussians 12"]]:
+        """Cells of all sizes that are needed where so much variance is added; and the Gaussians' middles, and axes
+        divided by how far they reach then."""
         radii = self._reach[:, None] * (self._variances + blur).sqrt()
         half = (self._axes.square() @ radii.square()[..., None])[..., 0].sqrt()
         widest = half.amax(dim=-1)
@@ -152,6 +160,7 @@ class SplatDensity:
         small = float(widest.kthvalue(max(1, int(SMALL * len(widest)))).values)
         smallest = max(small / WIDE, span / (CELLS - 2 * ASIDE))
         numbers = (widest / (WIDE * smallest)).log2().ceil().clamp_min(0)
+        levels = []
         for number in numbers.unique().tolist():
             size = smallest * 2.0**number
             parts = (numbers == number).nonzero()[:, 0].split(AT_ONCE)
@@ -159,7 +168,8 @@ class SplatDensity:
             keys, gaussians = (torch.cat(values) for values in zip(*entries))
             keys, order = keys.sort(stable=True)
             keys, counts = keys.unique_consecutive(return_counts=True)
-            yield _Level(size, keys, counts.cumsum(0) - counts, counts, gaussians[order])
+            levels.append(_Level(size, keys, counts.cumsum(0) - counts, counts, gaussians[order]))
+        return levels, torch.cat([self._means, (self._axes / radii[:, None]).flatten(1)], dim=-1)
 
     def _enter(self, chosen: Tensor, half: Tensor, radii: Tensor, size: float) -> tuple[Tensor, Tensor]:
         """Keys of the cells that some Gaussians reach into, and the Gaussians: of the cells that a bounding box meets

@@ -67,7 +67,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(teacher: Run, tmp_path: 
         torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=1e-5)
 
 
-def test_the_run_opens_without_the_teacher_and_teaches_by_its_pictures(splat: Run, tmp_path: Path) -> None:
+def test_the_run_opens_without_the_teacher_and_shows_it_as_one(splat: Run, tmp_path: Path) -> None:
     folder = tmp_path / "moved"
     shutil.copytree(splat.folder, folder)
     names = {key.split(".")[1] for key in weights_of(folder)}
@@ -77,7 +77,7 @@ def test_the_run_opens_without_the_teacher_and_teaches_by_its_pictures(splat: Ru
     images = pipeline.model.get_outputs_for_camera(camera)
     assert set(images) >= {"rgb", "accumulation", "depth"} and images["normals"].shape == images["rgb"].shape
     as_teacher = FrozenTeacher(find_run(folder), "cpu")
-    assert not as_teacher.has_density
+    assert as_teacher.has_density and as_teacher.shows_views
     torch.testing.assert_close(as_teacher.render(camera), images["rgb"])
     metrics = pipeline.get_average_eval_image_metrics()
     assert metrics["psnr"] > 10

@@ -82,7 +82,8 @@ def test_none_is_overlooked_whatever_its_size() -> None:
     density, rgb = SplatDensity(values).query(positions, directions, length, width)
     exact = {name: value.double() for name, value in values.items()}
     axes = rotations(exact["quats"]) * (exact["scales"].exp().square() + 0.3 * 0.02**2).sqrt()[:, None]
-    inverse = torch.linalg.inv(axes @ axes.transpose(1, 2))
+    covariance = axes @ axes.transpose(1, 2)
+    inverse = torch.linalg.inv(covariance)
     away = positions.double()[:, None] - exact["means"]
     u = directions.double()
     curvature = torch.einsum("pi,gij,pj->pg", u, inverse, u)
@@ -90,12 +91,17 @@ def test_none_is_overlooked_whatever_its_size() -> None:
     distance = torch.einsum("pgi,gij,pgj->pg", away, inverse, away) - along.square() * curvature
     alpha = exact["opacities"][:, 0].sigmoid() * (-distance / 2).exp()
     depth = -torch.log1p(-alpha.where(alpha >= 1 / 255, 0.0))
+    wider = torch.linalg.inv(covariance + 0.005**2 * torch.eye(3))
+    whole = torch.einsum("pgi,gij,pgj->pg", away, wider, away)
+    reach = (2 * (255 * exact["opacities"][:, 0].sigmoid()).log()).clamp_min(3.3**2)
     variance = 1 / curvature + 0.005**2
-    expected = (depth * (-along.square() / variance / 2).exp() / (2 * math.pi * variance).sqrt()).sum(dim=1)
-    assert (expected > 0.1).sum() > 300
+    parts = depth * (-along.square() / variance / 2).exp() / (2 * math.pi * variance).sqrt()
+    # Of the distribution along a ray a thousandth may be cut off.
+    least, most = parts.where(whole <= reach, 0.0).sum(dim=1), parts.sum(dim=1)
+    assert (least > 0.1).sum() > 300
     # Where an opacity is at the bound under which nothing is drawn, rounding decides.
-    wrong = ((density[:, 0] - expected) / expected.clamp_min(1.0)).abs() > 1e-3
-    assert wrong.float().mean() < 0.005
+    wrong = (density[:, 0] < 0.999 * least - 1e-3) | (density[:, 0] > 1.001 * most + 1e-3)
+    assert wrong.float().mean() < 0.002
     assert rgb.isfinite().all() and (rgb[density[:, 0] == 0] == 0).all()
 
 
