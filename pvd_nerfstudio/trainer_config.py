@@ -13,7 +13,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.engine.trainer import TrainerConfig
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
-from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
+from pvd_nerfstudio.data.orbit import OrbitDataParserConfig, cameras_of_path
 from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.data.taken_over import with_options_of
@@ -220,6 +220,8 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
                 f"The data set {data.dataparser.data} cannot be read as {type(data.dataparser).__name__}: "
                 f"{found.problem}. Correct --data, or leave it out: its images are needed for evaluation alone."
             )
+        if data.orbit.camera_path is not None:
+            cameras_of_path(data.orbit.camera_path, data.orbit.size)
         if data.orbit.radius == 0 and space.near > 0 and not space.contracted:
             data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)
 

@@ -1,20 +1,28 @@
-"""Views of a scene of which nothing but the trained run is left: cameras on a sphere around it."""
+"""Views of a scene of which nothing but the trained run is left: cameras on a sphere around it, or on a path."""
 
+import json
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 
 from pvd_nerfstudio.data.views import sphere
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.help import tell_defaults
 from pvd_nerfstudio.input.ranges import ANY, at_least, between, inside
+from pvd_nerfstudio.input.text import plain
 
 Box = tuple[float, float, float, float, float, float]
 """Lower corner, then upper one."""
+EVALUATED = 10
+"""One in so many views is for evaluation."""
+LARGEST_PATH = 1 << 26
+"""Bytes of a camera path that are read."""
 FILLED = 0.9
 """Share of the scene box's diagonal from which on a region fills it."""
 
@@ -48,6 +56,9 @@ class OrbitDataParserConfig(DataParserConfig):
     """Whether the views are all around, from below, too; left out: where nobody knows which way is up."""
     region: Box | None = None
     """Box that the cameras look at; left out: around what the teacher shows in the scene box."""
+    camera_path: Path | None = None
+    """A camera path as nerfstudio's viewer saves it: its cameras are the views in place of those on a sphere, as high
+    as `size` says, and every tenth is for evaluation."""
 
     def look_at(self, region: Box | None, contracted: bool) -> None:
         """Put the cameras around a region, from a distance that suits it.
@@ -72,8 +83,15 @@ class OrbitDataParserConfig(DataParserConfig):
         return self.radius or math.dist(self.box[:3], self.box[3:])
 
     @property
+    def is_on_path(self) -> bool:
+        """Whether the cameras are those of a path; one that is gone is no reason not to open a run."""
+        return self.camera_path is not None and self.camera_path.is_file()
+
+    @property
     def words(self) -> str:
         """Which views these are."""
+        if self.is_on_path:
+            return f"The cameras of {plain(self.camera_path)}"
         return f"{self.views} pseudo views, at a distance of {self.distance:.2g} around what the teacher shows,"
 
 
@@ -90,16 +108,43 @@ class OrbitDataParser(DataParser):
         config = self.config
         aabb = torch.tensor(config.box).view(2, 3)
         middle = torch.tensor(config.region or config.box).view(2, 3).mean(dim=0)
-        count = config.views if split == "train" else max(1, config.views // 10)
-        focal = config.size / 2 / math.tan(math.radians(config.field_of_view) / 2)
-        cameras = Cameras(
-            camera_to_worlds=sphere(count, config.distance, middle, bool(config.whole)),
-            fx=focal,
-            fy=focal,
-            cx=config.size / 2,
-            cy=config.size / 2,
-            width=config.size,
-            height=config.size,
-        )
-        names = [Path(f"pseudo-{split}-view-{number}") for number in range(count)]
+        share = 1 if split == "train" else EVALUATED
+        if config.is_on_path:
+            cameras = cameras_of_path(config.camera_path, config.size)[::share]
+        else:
+            count = max(1, config.views // share)
+            focal = config.size / 2 / math.tan(math.radians(config.field_of_view) / 2)
+            cameras = Cameras(
+                camera_to_worlds=sphere(count, config.distance, middle, bool(config.whole)),
+                fx=focal,
+                fy=focal,
+                cx=config.size / 2,
+                cy=config.size / 2,
+                width=config.size,
+                height=config.size,
+            )
+        names = [Path(f"pseudo-{split}-view-{number}") for number in range(len(cameras))]
         return DataparserOutputs(image_filenames=names, cameras=cameras, scene_box=SceneBox(aabb=aabb))
+
+
+def cameras_of_path(path: Path, height: int) -> Cameras:
+    """The cameras of a path that nerfstudio's viewer has saved, so many pixels high.
+
+    Raises:
+        InputError: there is no such file, or it is none of the viewer's.
+    """
+    problem = "there is no such file"
+    if path.is_file():
+        try:
+            with path.open("rb") as file:
+                cameras = get_path_from_json(json.loads(file.read(LARGEST_PATH)))
+            if not cameras.camera_to_worlds.isfinite().all() or not (cameras.fx > 0).all():
+                raise ValueError("its numbers make no sense")
+            cameras.rescale_output_resolution(height / int(cameras.height[0]))
+            return cameras
+        except Exception as error:  # whatever is made of a file of another kind
+            problem = f"{type(error).__name__}: {plain(error)}"
+    raise InputError(
+        f"{plain(path)} is no camera path of nerfstudio's viewer ({problem}). The viewer saves one under Render; name "
+        "it with --pipeline.datamanager.orbit.camera-path, or leave that out to have cameras all around."
+    )

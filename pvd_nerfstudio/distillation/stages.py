@@ -4,12 +4,14 @@ PVD aligns volumes from shallow to deep (PVD, section 3.3): first the features a
 points, then pixels. `pvd` is that schedule with the paper's numbers; `bank` is ours, which measured better.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import tyro
 
+from pvd_nerfstudio.distillation.bank import chunks_until
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.help import tell_defaults
 from pvd_nerfstudio.input.ranges import at_least, between
@@ -188,6 +190,13 @@ class DistillationConfig(Renamed):
         if progress < self.point_end:
             return Stage("points", self._point_weights(1.0))
         return Stage("pixels", self._point_weights(self.point_loss_in_pixels, pixel=self.pixel_weight))
+
+    def chunks_with_points(self, steps: int) -> float:
+        """How many chunks, from the first on, come while a run of so many steps learns from points."""
+        if self.point_loss_in_pixels > 0:
+            return math.inf
+        schedule = self.start_chunks, self.fill_every, self.first_chunks, self.refresh_every
+        return chunks_until(math.ceil(self.point_end * steps), *schedule)
 
     def _point_weights(self, scale: float, pixel: float = 0.0) -> LossWeights:
         return LossWeights(

@@ -28,6 +28,9 @@ RAYS_OF_A_VIEW = 4
 TRY_EVERY = 4
 """The student tries itself on every so manyth new chunk: on each it would cost a quarter of the training."""
 
+RAYS_OF_A_POINT_RAY = 4
+"""Pixels of a teacher that shows whole views for each ray whose samples it is asked about, which takes far longer."""
+
 
 @dataclass
 class Attempt:
@@ -47,6 +50,7 @@ class ChunkSource:
         method: sizes of a chunk.
         active: what the levels know.
         seed: of the run.
+        steps: of the run.
     """
 
     def __init__(
@@ -57,9 +61,11 @@ class ChunkSource:
         method: DistillationConfig,
         active: ActiveLearning,
         seed: int,
+        steps: int,
     ) -> None:
         self._teacher, self._student, self._data = teacher, student, data
         self._method, self._active, self._seed = method, active, seed
+        self._with_points = method.chunks_with_points(steps)
 
     def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
         """The chunk of a number, for a slot of the bank."""
@@ -84,8 +90,8 @@ class ChunkSource:
         teacher, count = self._teacher, self._method.rays_per_chunk
         if teacher is None:
             return self._read_images(generator), None
-        if not teacher.has_density:
-            return query_pixels(teacher, self._shared, self._data.draw_views, count, generator), None
+        if teacher.shows_views:
+            return self._query_views(notes, generator), None
         views = self._data.viewpoints(notes.poses.to(generator.device), generator)
         rays, rendered = query_rays(teacher, self._shared, views.rays, count, generator)
         self._active.locate_rays(first, self._student.grid.to_unit(mean_positions(rendered, rays)))
@@ -97,6 +103,19 @@ class ChunkSource:
         if attempt is not None and self._active.config.poses:
             self._report_views(views, rays, attempt)
         return chunk, None if attempt is None else attempt.errors
+
+    def _query_views(self, notes: ChunkNotes, generator: Generator) -> BankChunk:
+        """Pixels of pictures; and points of some rays, as long as they are learned from and if the teacher knows any."""
+        assert self._teacher is not None
+        teacher, count = self._teacher, self._method.rays_per_chunk
+        chunk = query_pixels(teacher, self._shared, self._data.draw_views, count, generator)
+        if teacher.has_density and notes.number < self._with_points:
+            views = self._data.viewpoints(notes.poses.to(generator.device), generator)
+            few = max(1, count // RAYS_OF_A_POINT_RAY)
+            rays, rendered = query_rays(teacher, self._shared, views.rays, few, generator)
+            chosen = self._choose(rendered, None, notes, generator)
+            chunk.points = keep(rays, rendered, chosen, self._shared.spacing, features=False).points
+        return chunk
 
     @property
     def _shared(self) -> SharedSamples:

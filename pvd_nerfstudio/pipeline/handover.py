@@ -53,9 +53,9 @@ def meet(
     Raises:
         InputError: they do not fit.
     """
-    method = config.distillation
-    if method.training_images and not (data.has_images and teacher.has_density):
-        lacking = "the training images, on disk" if teacher.has_density else "a teacher whose field can be queried"
+    method, has_rays = config.distillation, not teacher.shows_views
+    if method.training_images and not (data.has_images and has_rays):
+        lacking = "the training images, on disk" if has_rays else "a teacher that shows single rays"
         raise InputError(f"--pipeline.distillation.training-images needs {lacking}. Leave it out.")
     if data.stands_in:
         keep_frame(teacher, data.train_dataparser_outputs)
@@ -67,9 +67,9 @@ def meet(
         _check_reach(teacher, data)
     if not teacher.has_density:
         say("The teacher has no field that answers at points: its renderings alone are distilled.")
-        if config.active.poses or config.active.points:
-            say("Active learning of poses and points needs such a field: both are off.")
-            config.active.poses = config.active.points = False
+    if not has_rays and (config.active.poses or config.active.points):
+        say("Active learning of poses and points needs a teacher that shows single rays: both are off.")
+        config.active.poses = config.active.points = False
     return projection
 
 

@@ -107,7 +107,5 @@ class PictureStep:
         return [self.bank.pictures(number[None]) for number in numbers]
 
     def _error_of_some(self) -> float:
-        pairs = [
-            (*self._draw(one), one.rgb.view(-1, 3), one.opacity.view(-1, 1)) for one in self._some_pictures()
-        ]
+        pairs = [(*self._draw(one), one.rgb.view(-1, 3), one.opacity.view(-1, 1)) for one in self._some_pictures()]
         return float(torch.stack([losses.pixel_errors(*pair).mean() for pair in pairs]).mean())

@@ -187,7 +187,8 @@ class DistillationPipeline(StudentPipeline):
             images = self.config.distillation.training_images
             return PictureSource(self._teacher, self.student, self.datamanager, images)
         method, active = self.config.distillation, self._levels()
-        return ChunkSource(self._teacher, self.student, self.datamanager, method, active, self._seed)
+        steps = self.config.steps
+        return ChunkSource(self._teacher, self.student, self.datamanager, method, active, self._seed, steps)
 
     def _levels(self) -> ActiveLearning:
         """No property: the viewer reads them all, also where there is no training."""

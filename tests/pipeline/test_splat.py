@@ -55,8 +55,11 @@ def test_gaussians_begin_on_surfaces_and_lie_flat_on_them(teacher: Run, tmp_path
     assert ((thickness < 0.5).float().mean()) > 0.9
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(teacher: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("refinements", [0, 5])
+def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(teacher: Run, tmp_path: Path, refinements: int) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--student", "splat", "--max-num-iterations", "24")
+    if refinements:
+        options += ("--pipeline.model.splat.refinements", "5", "--pipeline.model.splat.start-share", "0.5")
     straight, _ = train(distil_config(tmp_path, *options, name="straight"), lambda share: None)
     first = start(distil_config(tmp_path, *options, name="first"))
     stop_after(first, 11)

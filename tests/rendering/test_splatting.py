@@ -1,13 +1,16 @@
 """The rasteriser: gsplat's reference, finite differences, and what must not show."""
 
+import inspect
 import math
+from typing import Any
 
+import gsplat
 import pytest
 import torch
 from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 from torch import Tensor
 
-from pvd_nerfstudio.rendering import splatting
+from pvd_nerfstudio.rendering import drawing, splatting
 from pvd_nerfstudio.rendering.splatting import Gaussians, View, pair, project, rasterize, touch
 
 VIEW = View(
@@ -73,6 +76,44 @@ def test_images_are_those_of_gsplats_reference() -> None:
         image, opacity = rasterize(project(cast, turned), cast.opacities, cast.colors, turned, hidden=0.0)
         assert (torch.cat([image, opacity], dim=-1) - expected).abs().max() < tolerance
     assert expected[..., 3].max() > 0.9 and expected[..., 3].min() < 0.1
+
+
+def test_gsplats_kernels_are_asked_for_the_same_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own functions in torch stand in for them where there is no GPU."""
+    scene, signature = some(200, size=0.02), inspect.signature(gsplat.rasterization)
+
+    def rasterization(**given: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        signature.bind(**given)
+        covariances, _ = _quat_scale_to_covar_preci(given["quats"], given["scales"], True, False)
+        size = given["width"], given["height"]
+        radii, means, depths, conics, _ = _fully_fused_projection(
+            given["means"], covariances, given["viewmats"], given["Ks"], *size, given["eps2d"], given["near_plane"]
+        )
+        depths = torch.where(radii[0] > 0, depths[0], 0.0)
+        image = dense(means[0], conics[0], depths, given["opacities"][:, None], given["colors"])
+        return image[None, ..., :3], image[None, ..., 3:], {}
+
+    monkeypatch.setattr(gsplat, "rasterization", rasterization)
+    for own, theirs in zip(drawing.render(scene, VIEW, hidden=0.0), drawing._by_kernels(scene, VIEW)):
+        torch.testing.assert_close(own, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available() or not drawing.gsplat_runs(), reason="no CUDA GPU with gsplat")
+def test_gsplats_kernels_and_ours_agree_in_images_and_gradients() -> None:
+    view = View(VIEW.rotation.float().cuda(), VIEW.translation.float().cuda(), *list(vars(VIEW).values())[2:])
+
+    def ours(scene: Gaussians, view: View) -> tuple[Tensor, Tensor]:
+        return rasterize(project(scene, view), scene.opacities, scene.colors, view, hidden=0.0)
+
+    results = []
+    for draw in (drawing._by_kernels, ours):
+        scene = Gaussians(*(value.float().cuda().requires_grad_() for value in vars(some(400, size=0.02)).values()))
+        image, opacity = draw(scene, view)
+        (image.square().sum() + opacity.sum()).backward()
+        results.append([image, opacity, *(value.grad for value in vars(scene).values())])
+    for theirs, own in zip(*results):
+        assert (theirs - own).abs().max() < 1e-3 * max(1.0, float(own.abs().max()))
 
 
 def test_what_is_hidden_is_left_out_and_hardly_missed() -> None:

@@ -1,5 +1,6 @@
 """Splats as teachers: files of many tools, damaged ones, and splatfacto's runs where there is no CUDA."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,42 @@ def test_a_file_is_converted_without_a_data_set(tmp_path: Path, name: str) -> No
     teacher = FrozenTeacher(find_run(tmp_path / "gone.ply"), "cpu")
     camera = cameras[3:4]
     assert image_metrics(pipeline.model.get_outputs_for_camera(camera)["rgb"], teacher.render(camera))["psnr"] > 18
+
+
+def camera_path(path: Path, count: int = 20) -> Path:
+    """One that nerfstudio's viewer might have saved: around the ball, twice as wide as high."""
+    poses = sphere(count, 4.0, torch.tensor([3.0, 0.0, 1.0]))
+    last = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    matrices = [torch.cat([pose, last]).flatten().tolist() for pose in poses]
+    cameras = [{"camera_to_world": matrix, "fov": 30, "aspect": 2} for matrix in matrices]
+    shown = {"camera_type": "perspective", "render_height": 540, "render_width": 1080, "camera_path": cameras}
+    path.write_text(json.dumps(shown))
+    return path
+
+
+@pytest.mark.parametrize("name", ["mlp", "splat"])
+def test_views_of_a_file_may_be_those_of_a_camera_path(tmp_path: Path, name: str, capsys: Any) -> None:
+    path, cameras = write(tmp_path / "ball.ply", columns()), camera_path(tmp_path / "path.json")
+    options = ("--teacher-checkpoint", str(path), "--student", name, "--max-num-iterations", "3")
+    options += ("--pipeline.datamanager.orbit.camera-path", str(cameras), "--pipeline.datamanager.orbit.size", "30")
+    folder, _ = train(distil_config(tmp_path / "out", *options), lambda share: None)
+    assert f"The cameras of {cameras}" in capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
+    _, pipeline, _, _ = eval_setup(folder / "config.yml")
+    views = pipeline.datamanager.train_cameras
+    assert len(views) == 20 and (int(views.height[0]), int(views.width[0])) == (30, 60)
+    assert len(pipeline.datamanager.eval_dataset.cameras) == 2
+    torch.testing.assert_close(views.camera_to_worlds, sphere(20, 4.0, torch.tensor([3.0, 0.0, 1.0])))
+    cameras.unlink()  # the student opens without it
+    eval_setup(folder / "config.yml")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"render_height": 5, "render_width": 5, "camera_path": []}'])
+def test_what_is_no_camera_path_is_refused(tmp_path: Path, capsys: Any, content: str | None) -> None:
+    path, cameras = write(tmp_path / "ball.ply", columns()), tmp_path / "path.json"
+    if content is not None:
+        cameras.write_text(content)
+    options = ("--teacher-checkpoint", str(path), "--pipeline.datamanager.orbit.camera-path", str(cameras))
+    assert "no camera path" in refused(tmp_path / "out", capsys, *options)
 
 
 def test_a_data_set_of_a_file_needs_its_dataparser(scene: Path, tmp_path: Path, capsys: Any) -> None:
