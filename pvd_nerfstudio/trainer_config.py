@@ -148,6 +148,9 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         if self.machine.device_type == "cuda" and not torch.cuda.is_available():
             say("No CUDA GPU here: training on the CPU.")
             self.machine = replace(self.machine, device_type="cpu")
+        if self.machine.device_type == "cpu" and self.machine.num_devices > 1:  # nerfstudio starts them on CUDA alone
+            say(f"Several processes need CUDA GPUs: one on the CPU, and not {self.machine.num_devices}.", "yellow")
+            self.machine = replace(self.machine, num_devices=1)
         if self.resumes:
             self._take_over_own_run()
         elif self.teacher_checkpoint is not None:

@@ -142,3 +142,12 @@ def test_a_hash_student_in_tiny_cuda_nns_layout_opens_without_it(teacher: Run, t
     rgb = pipeline.model.get_outputs_for_camera(camera)["rgb"]
     torch.testing.assert_close(rgb, trainer.pipeline.student.eval().get_outputs_for_camera(camera)["rgb"])
     assert FrozenTeacher(find_run(trainer.base_dir), "cpu").has_density
+
+
+def test_several_processes_on_a_cpu_become_one(teacher: Run) -> None:
+    """nerfstudio starts them on CUDA GPUs alone, and would end in an assertion."""
+    config: Any = deepcopy(all_methods["pvd-distill"])
+    config.teacher_checkpoint, config.student = teacher.folder, "mlp"
+    config.machine.device_type, config.machine.num_devices = "cpu", 2
+    config.resolve()
+    assert config.machine.num_devices == 1

@@ -68,7 +68,7 @@ class Measured:
         start = time.perf_counter()
         image = draw(camera)
         if image.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(image.device)
         self.rendering_seconds += time.perf_counter() - start
         self.rays += image.shape[0] * image.shape[1]
         self.metrics.append(image_metrics(image, truth))

@@ -178,7 +178,7 @@ def _field_seconds(config: FieldConfig, device: str) -> float:
         if loss.requires_grad:  # a sparse field has no voxels yet
             loss.backward()
         if torch.device(device).type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(device)
         seconds = time.perf_counter() - began
     return seconds
 

@@ -28,6 +28,7 @@ from pvd_nerfstudio.input.help import hide
 from pvd_nerfstudio.input.ranges import COUNT, SHARE, above, at_least
 from pvd_nerfstudio.input.renamed import Renamed
 from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.rendering.pixels import num_pixels, rays_at
 
 
 @dataclass
@@ -288,11 +289,10 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         """Random pixels of one evaluation view."""
         self.eval_count += 1
         camera, batch = self._eval_view(step)
-        rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
         count = self.config.eval_num_rays_per_batch
-        seen = views.counted_pixels(batch.get("mask"), len(rays))
+        seen = views.counted_pixels(batch.get("mask"), num_pixels(camera))
         chosen = seen[torch.randint(len(seen), (count,), generator=Generator().manual_seed(step))]
-        return rays[chosen.to(rays.origins.device)], {"image": batch["image"].flatten(0, 1)[chosen]}
+        return rays_at(camera, chosen), {"image": batch["image"].flatten(0, 1)[chosen]}
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict]:
         """An evaluation view, random but the same for the same step."""

@@ -127,18 +127,23 @@ class TargetBank:
         began = time.perf_counter()
         shown = with_bar(missing, "Querying the teacher") if len(missing) > 1 else missing
         for number in shown:
-            generator = seeded_generator(self._device, self._seed, number)
-            slot = number % self._slots
-            chunk = self._source(number, slot, generator)
-            if chunk.rays is not None:
-                self._rays = _store(self._rays, chunk.rays, slot, self._slots)
-            if chunk.points is not None:
-                self._points = _store(self._points, chunk.points, slot, self._slots)
-            if chunk.pictures is not None:
-                self._pictures = _store(self._pictures, chunk.pictures, slot, self._slots)
-            self._numbers[slot] = number
+            with torch.autocast(self._device.type, enabled=False):  # always as precise, resumed or not
+                self._make(number)
         self.seconds += time.perf_counter() - began
         return len(missing)
+
+    def _make(self, number: int) -> None:
+        """Query one chunk and put it into its slot."""
+        generator = seeded_generator(self._device, self._seed, number)
+        slot = number % self._slots
+        chunk = self._source(number, slot, generator)
+        if chunk.rays is not None:
+            self._rays = _store(self._rays, chunk.rays, slot, self._slots)
+        if chunk.points is not None:
+            self._points = _store(self._points, chunk.points, slot, self._slots)
+        if chunk.pictures is not None:
+            self._pictures = _store(self._pictures, chunk.pictures, slot, self._slots)
+        self._numbers[slot] = number
 
     @property
     def num_rays(self) -> int:

@@ -105,7 +105,7 @@ class ChunkSource:
         return chunk, None if attempt is None else attempt.errors
 
     def _query_views(self, notes: ChunkNotes, generator: Generator) -> BankChunk:
-        """Pixels of pictures; and points of some rays, as long as they are learned from and if the teacher knows any."""
+        """Pixels of pictures; and points of some rays, if the teacher knows any, as long as they are learned from."""
         assert self._teacher is not None
         teacher, count = self._teacher, self._method.rays_per_chunk
         chunk = query_pixels(teacher, self._shared, self._data.draw_views, count, generator)

@@ -9,6 +9,7 @@ from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.utils.colormaps import ColormapOptions, apply_colormap
 from torch import Tensor
 
+from pvd_nerfstudio.rendering.pixels import num_pixels, rays_at
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import show
@@ -64,11 +65,10 @@ class Comparison:
             theirs = self.render(camera).flatten(0, 1)
             ours = student.pixels(camera, torch.arange(len(theirs)))
         else:
-            width, pixels = int(camera.width), int(camera.width) * int(camera.height)
+            pixels = num_pixels(camera)
             chosen = torch.linspace(0, pixels - 1, min(RAYS_OF_A_VIEW, pixels)).long()
-            coords = torch.stack([chosen // width, chosen % width], dim=-1) + 0.5
-            rays = camera.to("cpu").generate_rays(torch.zeros(len(coords), 1).long(), coords).to(student.device)
-            theirs, ours = self.through_shared_samples(rays), student.pixels(camera, chosen)
+            rays = rays_at(camera, chosen).to(student.device)
+            theirs, ours = self.through_shared_samples(rays), student.pixels(camera, chosen, rays)
         return (ours - theirs).square().mean()
 
     def through_shared_samples(self, rays: RayBundle) -> Float[Tensor, "rays 3"]:

@@ -18,6 +18,7 @@ from pvd_nerfstudio.data.views import counted_pixels
 from pvd_nerfstudio.input.text import plain
 from pvd_nerfstudio.pipeline.comparison import Comparison
 from pvd_nerfstudio.pipeline.student import StudentPipeline
+from pvd_nerfstudio.rendering.pixels import num_pixels, rays_at
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, weights_megabytes
 
 VIEWS, PIXELS = 10, 1000
@@ -41,7 +42,7 @@ class Speed:
         start = time.perf_counter()
         image = draw()
         if image.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(image.device)
         self.rays, self.seconds = self.rays + rays, self.seconds + time.perf_counter() - start
         return image
 
@@ -96,10 +97,9 @@ def summarize(pipeline: StudentPipeline, run: TeacherRun) -> list[Figures]:
             for one in figures:
                 one.speed = Speed()
         camera = dataset.cameras[view : view + 1].to(student.device)
-        rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-        seen = counted_pixels(mask_of(dataset, view), len(rays))
+        seen = counted_pixels(mask_of(dataset, view), num_pixels(camera))
         chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(student.device)
-        rays = rays[chosen]
+        rays = rays_at(camera, chosen)
         count = student.rays_for(len(chosen), camera)
         ours, theirs = figures[-1].speed.take(lambda c=camera, p=chosen, r=rays: student.pixels(c, p, r), count), None
         if teacher is not None and comparison is not None:

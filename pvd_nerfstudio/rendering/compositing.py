@@ -4,22 +4,12 @@ Convention: the samples of all rays lie in one flat list, sorted by ray and alon
 says whose they are. Sums along rays are nerfacc's `accumulate_along_rays`, which runs everywhere.
 """
 
-import functools
-import importlib
-
 import nerfacc
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
-@functools.cache
-def nerfacc_runs() -> bool:
-    """Whether nerfacc's kernels are there: it compiles them at first use, which needs nvcc and may fail."""
-    try:
-        return importlib.import_module("nerfacc.cuda._backend")._C is not None
-    except Exception:  # a compiler may fail in any way
-        return False
+from pvd_nerfstudio.rendering.kernels import kernels_run
 
 
 def render_weights(
@@ -35,7 +25,7 @@ def render_weights(
 
     Source: Mildenhall et al., NeRF, eq. 3.
     """
-    if density.is_cuda and nerfacc_runs():
+    if density.is_cuda and kernels_run("nerfacc"):
         ends = lengths[:, 0]
         weights, _, _ = nerfacc.render_weight_from_density(
             torch.zeros_like(ends), ends, density[:, 0], ray_indices=ray_indices, n_rays=num_rays

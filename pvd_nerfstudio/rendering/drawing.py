@@ -1,23 +1,12 @@
 """Gaussians to an image, by gsplat's kernels where they run, and by our own rasteriser everywhere else."""
 
-import functools
-import importlib
-
 import gsplat
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pvd_nerfstudio.rendering.kernels import kernels_run
 from pvd_nerfstudio.rendering.splatting import BLUR, CLOSEST, Gaussians, View, project, rasterize
-
-
-@functools.cache
-def gsplat_runs() -> bool:
-    """Whether gsplat's kernels are there: it compiles them at first use, which needs nvcc and may fail."""
-    try:
-        return importlib.import_module("gsplat.cuda._backend")._C is not None
-    except Exception:  # a compiler may fail in any way
-        return False
 
 
 def render(
@@ -33,7 +22,7 @@ def render(
     Returns:
         The colours, premultiplied with the opacity, and the opacity.
     """
-    if gaussians.means.is_cuda and len(gaussians.means) and gsplat_runs():
+    if gaussians.means.is_cuda and len(gaussians.means) and kernels_run("gsplat"):
         return _by_kernels(gaussians, view)
     return rasterize(project(gaussians, view), gaussians.opacities, gaussians.colors, view, hidden)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pvd_nerfstudio.input.progress import with_bar
-from pvd_nerfstudio.rendering.compositing import nerfacc_runs
+from pvd_nerfstudio.rendering.kernels import kernels_run
 from pvd_nerfstudio.rendering.space import Region, Spacing
 
 FEW_PARTS = 4
@@ -161,13 +161,13 @@ class OccupancyGrid(Region):
 
         nerfacc marches through a box in even steps, on CUDA where it runs; else every candidate is looked up at once.
         """
-        if origins.is_cuda and nerfacc_runs() and not self.contracted and math.isinf(spacing.bend):
-            intervals, samples = nerfacc.traverse_grids(
+        if origins.is_cuda and kernels_run("nerfacc") and not self.contracted and math.isinf(spacing.bend):
+            intervals, samples, *_ = nerfacc.traverse_grids(
                 origins,
                 directions,
                 self.occupied[None],
                 self.aabb.reshape(1, 6),
-                near_planes=near[:, 0],
+                near_planes=near[:, 0].nan_to_num(),  # at NaN the kernel would march for ever
                 far_planes=far[:, 0],
                 step_size=spacing.step_size,
             )

@@ -27,6 +27,7 @@ from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, render_weights
 from pvd_nerfstudio.rendering.normals import normals_of
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
+from pvd_nerfstudio.rendering.pixels import rays_at
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.rendering.termination import answer_in_sight
 from pvd_nerfstudio.rendering.turns import Turns, portions
@@ -453,10 +454,7 @@ class StudentModel(Averaged, Judged):
         self, camera: Cameras, chosen: Int[Tensor, "pixels"], rays: RayBundle | None = None
     ) -> Float[Tensor, "pixels 3"]:
         """Some pixels of a view, by their numbers; their rays may be at hand already."""
-        if rays is None:
-            every = camera.to(self.device).generate_rays(camera_indices=0, keep_shape=True).flatten()
-            rays = every[chosen.to(every.origins.device)]
-        return self.get_outputs(rays)["rgb"]
+        return self.get_outputs(rays_at(camera, chosen).to(self.device) if rays is None else rays)["rgb"]
 
     def rays_for(self, pixels: int, camera: Cameras) -> int:
         """How many are rendered where so many are asked for."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pvd_nerfstudio import tiny_cuda_nn
 from pvd_nerfstudio.errors import InputError
-from pvd_nerfstudio.rendering.compositing import nerfacc_runs
+from pvd_nerfstudio.rendering.kernels import kernels_run
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.splat_density import SplatDensity
@@ -167,7 +167,7 @@ class InstantNGPAdapter(NerfactoAdapter):
 
     @property
     def renders_natively(self) -> bool:
-        return self.model.device.type == "cuda" and nerfacc_runs()
+        return self.model.device.type == "cuda" and kernels_run("nerfacc")
 
     @property
     def grid(self) -> NestedGrid:

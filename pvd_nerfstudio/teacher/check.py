@@ -16,6 +16,7 @@ from pvd_nerfstudio.data.dataset import mask_of, photographed
 from pvd_nerfstudio.data.views import counted_pixels
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.rendering.pixels import num_pixels, rays_at
 from pvd_nerfstudio.teacher.archive import open_file
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import look
@@ -153,17 +154,17 @@ def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any
 
 def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: int, renderer: RGBRenderer) -> _View:
     camera = dataset.cameras[index : index + 1].to(teacher.device)
-    rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-    seen = counted_pixels(mask_of(dataset, index), len(rays))
+    seen = counted_pixels(mask_of(dataset, index), num_pixels(camera))
     chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
     native = own = image = None
     if teacher.shows_views:
         shown = look(teacher, camera, shared.grid.contracted)
         native, own = shown.rendering[chosen], shown.over(renderer)[chosen]
     if teacher.has_density:
-        own = render_teacher(teacher, shared, rays[chosen], shift=0.5).over(renderer)
+        rays = rays_at(camera, chosen)
+        own = render_teacher(teacher, shared, rays, shift=0.5).over(renderer)
         if teacher.renders_natively:
-            native = teacher.render_rays(rays[chosen])
+            native = teacher.render_rays(rays)
     if index in photographed(dataset):
         image = dataset.get_image_float32(index).to(teacher.device)
         image = renderer.blend_background(image).flatten(0, 1)[chosen]

@@ -227,12 +227,12 @@ class FrozenTeacher:
     @contextmanager
     def _asked(self) -> Iterator[None]:
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         start = time.perf_counter()
         with torch.no_grad():
             yield
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         self.seconds += time.perf_counter() - start
 
 

@@ -1,10 +1,10 @@
 """Gaussians asked at points: a density whose volume rendering is what their rasteriser draws.
 
-A Gaussian of opacity α lets 1 - α exp(-q / 2) of the light of a ray through that passes its middle at q squared standard
+A Gaussian of opacity α lets 1 - α exp(-q / 2) of a ray's light through that passes its middle at q squared standard
 deviations (Kerbl et al., 2023, eq. 2). Minus the logarithm of that is an optical depth; it is spread along the ray as a
 normal distribution, about where the ray comes closest. So the density depends on the direction one looks in, and what a
-ray has in all of one Gaussian, or of several in whatever order, is what is drawn. Colours differ where Gaussians pervade
-each other: the rasteriser sorts them by their middles, a volume mixes them.
+ray has in all of one Gaussian, or of several in whatever order, is what is drawn. Colours differ where Gaussians
+pervade each other: the rasteriser sorts them by their middles, a volume mixes them.
 
 Gaussians are found by cells: each is entered in those that it reaches into, of a size that suits it.
 """
@@ -110,9 +110,9 @@ class SplatDensity:
             spread = (-0.5 * behind.square() / along).exp() / (2 * math.pi * along).sqrt()
             density = self._depth(gaussians, closest) * spread
             there = density.nonzero()[:, 0]
-            points, gaussians, density = points[there], gaussians[there], density[there, None]
-            rgb = (MIDDLE + (bases[points][:, None] @ self._colors[gaussians])[:, 0]).clamp_min(0)
-            total.index_add_(0, points, torch.cat([density, density * rgb], dim=-1))
+            seen, density = points[there], density[there, None]
+            rgb = (MIDDLE + (bases[seen][:, None] @ self._colors[gaussians[there]])[:, 0]).clamp_min(0)
+            total.index_add_(0, seen, torch.cat([density, density * rgb], dim=-1))
         density, painted = total.split([1, 3], dim=-1)
         return density, painted / density.clamp_min(torch.finfo(density.dtype).tiny)
 

@@ -5,12 +5,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Run, distil_config
 from helpers import refused, start, stop_after, weights_of
+from nerfstudio.configs.method_configs import all_methods
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.models.splatfacto import SplatfactoModel
 from nerfstudio.scripts.exporter import ExportGaussianSplat
@@ -181,7 +183,6 @@ def test_nothing_that_nerfstudio_does_in_training_asks_for_rays(teacher: Run, tm
 def test_what_does_not_go_with_it_is_refused(teacher: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--student", "splat")
     for more, said in (
-        (("--machine.num-devices", "2"), "one process"),
         (("--pipeline.active.rays", "True"), "active"),
         (("--optimizers.fields.optimizer.lr", "0.1"), "splat.*-lr"),
         (("--pipeline.model.splat.sh-degree", "4"), "sh-degree"),
@@ -189,6 +190,15 @@ def test_what_does_not_go_with_it_is_refused(teacher: Run, tmp_path: Path, capsy
     ):
         text = refused(tmp_path / "out", capsys, *options, *more)
         assert any(word in text for word in said.split("|")), text
+
+
+def test_several_gpus_are_not_for_it(teacher: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config: Any = copy.deepcopy(all_methods["pvd-distill"])
+    config.teacher_checkpoint, config.student = teacher.folder, "splat"
+    config.machine.device_type, config.machine.num_devices = "cuda", 2
+    with pytest.raises(InputError, match="one process"):
+        config.resolve()
 
 
 def test_training_images_stand_in_for_the_teacher_and_go_on_without_it(

@@ -99,7 +99,7 @@ def test_gsplats_kernels_are_asked_for_the_same_image(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available() or not drawing.gsplat_runs(), reason="no CUDA GPU with gsplat")
+@pytest.mark.skipif(not drawing.kernels_run("gsplat"), reason="no CUDA GPU with gsplat's kernels")
 def test_gsplats_kernels_and_ours_agree_in_images_and_gradients() -> None:
     view = View(VIEW.rotation.float().cuda(), VIEW.translation.float().cuda(), *list(vars(VIEW).values())[2:])
 

@@ -48,9 +48,8 @@ def volume_rendered(gaussians: SplatDensity) -> Tensor:
     positions = (origins[:, None] + middle * directions[:, None]).flatten(0, 1)
     length = torch.full_like(positions[:, :1], STEP)
     index = torch.arange(len(directions)).repeat_interleave(len(starts))
-    density, rgb = gaussians.query(
-        positions, directions[index], length, width[index] * middle.repeat(len(width), 1, 1).view(-1, 1)
-    )
+    width = (width[:, None] * middle).flatten(0, 1)
+    density, rgb = gaussians.query(positions, directions[index], length, width)
     weights = render_weights(density, length, index, len(directions))
     parts = (accumulate(weights, value, index, len(directions)) for value in (rgb, None))
     return torch.cat(list(parts), dim=-1).view(40, 48, 4)

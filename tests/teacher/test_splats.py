@@ -174,14 +174,14 @@ def camera_path(path: Path, count: int = 20) -> Path:
 
 
 @pytest.mark.parametrize("name", ["mlp", "splat"])
-def test_views_of_a_file_may_be_those_of_a_camera_path(tmp_path: Path, name: str, capsys: Any) -> None:
+def test_views_of_a_file_may_be_those_of_a_camera_path(tmp_path: Path, name: str) -> None:
     path, cameras = write(tmp_path / "ball.ply", columns()), camera_path(tmp_path / "path.json")
     options = ("--teacher-checkpoint", str(path), "--student", name, "--max-num-iterations", "3")
     options += ("--pipeline.datamanager.orbit.camera-path", str(cameras), "--pipeline.datamanager.orbit.size", "30")
     folder, _ = train(distil_config(tmp_path / "out", *options), lambda share: None)
-    assert f"The cameras of {cameras}" in capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
     _, pipeline, _, _ = eval_setup(folder / "config.yml")
     views = pipeline.datamanager.train_cameras
+    assert str(cameras) in pipeline.config.datamanager.orbit.words
     assert len(views) == 20 and (int(views.height[0]), int(views.width[0])) == (30, 60)
     assert len(pipeline.datamanager.eval_dataset.cameras) == 2
     torch.testing.assert_close(views.camera_to_worlds, sphere(20, 4.0, torch.tensor([3.0, 0.0, 1.0])))

@@ -12,6 +12,7 @@ from pvd_nerfstudio.commands.report.figures import ComparedView
 from pvd_nerfstudio.data.dataset import mask_of, photographed
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.pipeline.summary import Speed
+from pvd_nerfstudio.rendering.pixels import num_pixels, rays_at
 from pvd_nerfstudio.student.metrics import image_metrics
 
 TIMED_RAYS = 4096
@@ -87,10 +88,10 @@ def measure(pipeline: StudentPipeline, count: int) -> Iterator[tuple[float, Meas
 def _take_times(pipeline: StudentPipeline, camera: Cameras, measured: Measured) -> None:
     """Both render the same rays."""
     student, comparison = pipeline.student, pipeline.comparison
-    rays = camera.generate_rays(camera_indices=0, keep_shape=True).flatten()
-    total, count = len(rays), min(TIMED_RAYS, len(rays))
-    chosen = torch.linspace(0, total - 1, count, device=rays.origins.device).long()
-    rays = rays[chosen]
+    total = num_pixels(camera)
+    count = min(TIMED_RAYS, total)
+    chosen = torch.linspace(0, total - 1, count, device=camera.device).long()
+    rays = rays_at(camera, chosen)
     measured.student_speed.take(lambda: student.pixels(camera, chosen, rays), student.rays_for(count, camera))
     if comparison is None:
         return

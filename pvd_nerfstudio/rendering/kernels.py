@@ -1,0 +1,64 @@
+"""CUDA kernels of other packages. They compile themselves at first use, which needs nvcc, takes minutes and may fail.
+
+A build that failed is remembered, and not tried again with the same versions: else each start would wait for it.
+"""
+
+import functools
+import importlib
+import os
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from pvd_nerfstudio.input.text import plain, say
+
+INSTEAD = {"nerfacc": "our own march and compositing run in their place", "gsplat": "our own rasteriser runs instead"}
+"""Whose kernels we know, and what runs where they do not."""
+
+
+@functools.cache
+def kernels_run(package: str) -> bool:
+    """Whether a package's kernels are there; the first time it says which path is taken and why.
+
+    Args:
+        package: one of `INSTEAD`.
+    """
+    if not torch.cuda.is_available():
+        return False
+    problem = _remembered(package)
+    if problem is None:
+        try:
+            if importlib.import_module(f"{package}.cuda._backend")._C is not None:
+                say(f"{package}'s CUDA kernels are used.")
+                return True
+            say(f"Without {package}'s CUDA kernels, for there is no nvcc to compile them: {INSTEAD[package]}.")
+            return False
+        except Exception as error:  # a compiler may fail in any way
+            problem = plain(f"{type(error).__name__}: {error}".splitlines()[0])
+            _remember(package, problem)
+    say(f"Without {package}'s CUDA kernels ({problem}): {INSTEAD[package]}. To try again, delete {_record(package)}.")
+    return False
+
+
+def _record(package: str) -> Path:
+    """The file that says that a build has failed."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "pvd_nerfstudio" / f"{package}-{version(package)}-torch-{version('torch')}.failed"
+
+
+def _remembered(package: str) -> str | None:
+    """Why the build failed; None where it has not been tried."""
+    try:
+        return plain(_record(package).read_text("utf8"))
+    except OSError:
+        return None
+
+
+def _remember(package: str, problem: str) -> None:
+    """Write it down, where one may."""
+    try:
+        _record(package).parent.mkdir(parents=True, exist_ok=True)
+        _record(package).write_text(problem, "utf8")
+    except OSError:
+        return
