@@ -17,6 +17,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Generator, Tensor
+from torch.nn import functional
 
 from pvd_nerfstudio.data.views import piece_of
 from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, take
@@ -31,6 +32,10 @@ SOLID = 0.5
 """Opacity from which on the depth of a pixel is believed."""
 WINDOWS = 16
 """Windows of views that are rendered at a time, in full resolution, for the bank."""
+AROUND = 5
+"""Pixels along the side of the square about each in which depths tell where its surfaces may lie."""
+DRAWN, LARGEST_WINDOW = 4, 400
+"""Windows of a teacher that is drawn, and their side: there whole views take hardly longer than small pieces."""
 SPARE = 4
 """Pixels rendered for each that is kept: neighbours are alike, and some miss the scene."""
 _Z_DEPTH = {"SurfaceModel", "SplatfactoModel"}
@@ -128,21 +133,15 @@ def query_pixels(
         generator: of all randomness.
     """
     kept: list[RayTargets] = []
-    found, side = 0, math.ceil(math.sqrt(SPARE * rays_per_chunk / WINDOWS))
+    windows = DRAWN if teacher.is_drawn else WINDOWS
+    found, side = 0, LARGEST_WINDOW if teacher.is_drawn else math.ceil(math.sqrt(SPARE * rays_per_chunk / WINDOWS))
     for _ in range(50):
-        for camera in draw_views(WINDOWS, generator):
-            seen = look(teacher, piece_of(camera, side, side, generator), shared.grid.contracted)
-            margin = _margin(shared, seen.distance)
+        for camera in draw_views(windows, generator):
+            piece = piece_of(camera, side, side, generator)
+            seen = look(teacher, piece, shared.grid.contracted)
+            start, end = _span(shared, seen, int(piece.height))
             index = shared.march(seen.origins, seen.directions).ray_indices.unique()
-            solid = (seen.opacity > SOLID) & seen.distance.isfinite()
-            targets = RayTargets(
-                origins=seen.origins,
-                directions=seen.directions,
-                rgb=seen.rgb,
-                opacity=seen.opacity,
-                start=torch.where(solid, (seen.distance - margin).clamp_min(0.0), 0.0),
-                end=torch.where(solid, seen.distance + margin, torch.inf),
-            )
+            targets = RayTargets(seen.origins, seen.directions, seen.rgb, seen.opacity, start, end)
             kept.append(take(targets, index))
             found += len(index)
         if found >= rays_per_chunk:
@@ -150,6 +149,21 @@ def query_pixels(
             chosen = torch.randperm(found, generator=generator, device=generator.device)[:rays_per_chunk]
             return BankChunk(rays=take(together, chosen), points=None)
     raise InputError("The cameras hardly see the teacher's occupied space. Does --data belong to the teacher's scene?")
+
+
+def _span(shared: SharedSamples, seen: Seen, height: int) -> tuple[Tensor, Tensor]:
+    """Where what each pixel shows begins and ends along its ray; the whole ray where it is transparent.
+
+    What several surfaces share has a depth that is that of none: those of the pixels around tell how far they reach.
+    """
+    solid = (seen.opacity > SOLID) & seen.distance.isfinite()
+    margin = _margin(shared, seen.distance)
+    near = torch.where(solid, (seen.distance - margin).clamp_min(0.0), torch.inf)
+    far = torch.where(solid, seen.distance + margin, 0.0)
+    near, far = (value.view(1, height, -1) for value in (near, far))
+    near = -functional.max_pool2d(-near, AROUND, stride=1, padding=AROUND // 2).view(-1, 1)
+    far = functional.max_pool2d(far, AROUND, stride=1, padding=AROUND // 2).view(-1, 1)
+    return torch.where(solid, near, 0.0), torch.where(solid, far, torch.inf)
 
 
 def _margin(shared: SharedSamples, distance: Float[Tensor, "pixels 1"]) -> Float[Tensor, "pixels 1"]:
