@@ -396,10 +396,10 @@ class StudentModel(Averaged, Judged):
             renderers.BACKGROUND_COLOR_OVERRIDE = background
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
-        """Colour, opacity (`accumulation`) and expected depth of rays; in training also the premultiplied colour
-        and the opacity that goes with it, which is 1 where there is a sky.
+        """Colour, opacity (`accumulation`) and depths of rays; `occupancy`: how many hundreds of samples each takes.
 
-        In evaluation `occupancy` says how many hundreds of samples a ray takes.
+        In training, where nobody looks at images, the premultiplied colour and the opacity that goes with it alone,
+        which is 1 where there is a sky.
         """
         rays, num_rays = ray_bundle, len(ray_bundle)
         samples = self.sample(rays)
@@ -412,32 +412,31 @@ class StudentModel(Averaged, Judged):
                 self._shallow, self._deep, self.field.to_density, positions, rays.directions, lengths, index
             )
         weights = render_weights(self.field.to_density(log_density), lengths, index, num_rays)
-        premultiplied = accumulate(weights, rgb, index, num_rays)
         accumulation = accumulate(weights, None, index, num_rays)
+        behind = (1 - accumulation) * self.sky(rays.origins, rays.directions) if self.has_sky else None
+        if self.training:
+            premultiplied = accumulate(weights, rgb, index, num_rays)
+            if behind is None:
+                return {"premultiplied": premultiplied, "opacity": accumulation}
+            return {"premultiplied": premultiplied + behind, "opacity": torch.ones_like(accumulation)}
         middle = (samples.starts + samples.ends) / 2
         expected = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
         far = rays.fars if rays.fars is not None else torch.full_like(expected, self.far)
         expected = torch.where(accumulation > NOTHING, expected, far)
-        is_mean = self.training or self.config.depth == "expected"
+        is_mean = self.config.depth == "expected"
         depth = expected if is_mean else median_depth(weights, middle, index, far)
         image = self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays)
-        if self.has_sky:  # the image is over black so far, or over the colour that a viewer's crop box asks for
-            behind = (1 - accumulation) * self.sky(rays.origins, rays.directions)
-            premultiplied = premultiplied + behind
-            image = image + behind if renderers.BACKGROUND_COLOR_OVERRIDE is None else image
+        if behind is not None and renderers.BACKGROUND_COLOR_OVERRIDE is None:  # else a viewer's crop box has a colour
+            image = image + behind
         outputs = {
             "rgb": image,
             "accumulation": accumulation,
             "depth": torch.where(accumulation > NOTHING, depth, far),
             "expected_depth": expected,
+            "occupancy": torch.bincount(index, minlength=num_rays)[:, None] / 100,
         }
-        if self.training:
-            opacity = torch.ones_like(accumulation) if self.has_sky else accumulation
-            outputs |= {"premultiplied": premultiplied, "opacity": opacity}
-        else:
-            outputs["occupancy"] = torch.bincount(index, minlength=num_rays)[:, None] / 100
-            if rays.nears is not None and rays.fars is not None and renderers.BACKGROUND_COLOR_OVERRIDE is None:
-                outputs["rgb"] = self._on_surface(rays, accumulation, image)
+        if rays.nears is not None and rays.fars is not None and renderers.BACKGROUND_COLOR_OVERRIDE is None:
+            outputs["rgb"] = self._on_surface(rays, accumulation, image)
         return outputs
 
     def _on_surface(self, rays: RayBundle, opacity: Tensor, image: Tensor) -> Tensor:

@@ -29,14 +29,14 @@ WIDE = 1.5
 """How far a Gaussian reaches from its middle, in cells, at most."""
 SMALL = 0.2
 """Share of the Gaussians that may lie in cells larger than needed."""
-CELLS = 1 << 20
+CELLS = 1 << 21
 """Cells along an axis, at most."""
 ASIDE = 4
 """Cells that are left free below the lowest middle, for what reaches beyond it."""
 AT_ONCE = 1 << 14
 """Gaussians that are entered in cells at once."""
-TINY = 1e-20
-"""Variance that counts as none."""
+TINY, HUGE = 1e-20, 1e12
+"""Variances that count as none, and as endless."""
 
 
 @dataclass
@@ -62,7 +62,8 @@ class SplatDensity:
         opacities = stored["opacities"].sigmoid()[:, 0].clamp_max(LARGEST_ALPHA)
         seen = opacities > LEAST_ALPHA
         self._opacities, self._means = opacities[seen], stored["means"][seen]
-        self._variances, self._axes = stored["scales"][seen].exp().square(), rotations(stored["quats"][seen])
+        self._variances = (2 * stored["scales"][seen]).exp().clamp(TINY, HUGE)
+        self._axes = rotations(stored["quats"][seen])
         self._colors = torch.cat([stored["features_dc"][seen][:, None], stored["features_rest"][seen]], dim=1)
         self._reach = (2 * (self._opacities / LEAST_ALPHA).log()).sqrt().clamp_min(FAR_ALONG)
         self._low = self._means.amin(dim=0) if len(self._means) else self._means.new_zeros(3)
@@ -156,7 +157,7 @@ class SplatDensity:
         radii = self._reach[:, None] * (self._variances + blur).sqrt()
         half = (self._axes.square() @ radii.square()[..., None])[..., 0].sqrt()
         widest = half.amax(dim=-1)
-        span = float((self._means.amax(dim=0) - self._low).amax()) + 2 * float(widest.max())
+        span = float((self._means.amax(dim=0) - self._low).amax())
         small = float(widest.kthvalue(max(1, int(SMALL * len(widest)))).values)
         smallest = max(small / WIDE, span / (CELLS - 2 * ASIDE))
         numbers = (widest / (WIDE * smallest)).log2().ceil().clamp_min(0)

@@ -19,7 +19,7 @@ from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import fill_grid_from_views
-from pvd_nerfstudio.teacher.pixels import look, query_pixels, show
+from pvd_nerfstudio.teacher.pixels import Seen, _span, look, query_pixels, show
 from pvd_nerfstudio.teacher.targets import SharedSamples
 
 RADIUS = 0.8
@@ -142,3 +142,20 @@ def test_conversion_from_pixels_alone(families: Mapping[str, Path], tmp_path: Pa
     assert metrics["psnr_to_teacher"] > before + 1
     _, loaded, _, _ = eval_setup(trainer.base_dir / "config.yml")
     assert loaded.model.get_outputs_for_camera(loaded.datamanager.eval_dataset.cameras[:1])["rgb"].std() > 0.01
+
+
+def test_where_two_surfaces_share_a_pixel_both_are_looked_for(neus: FrozenTeacher) -> None:
+    """A pixel on an edge has the mean of two depths, where there is nothing."""
+    grid = OccupancyGrid(torch.tensor([[-1.0] * 3, [1.0] * 3]), 64)
+    shared = SharedSamples(grid, 0.0, 10.0, Spacing(0.01))
+    distance = torch.full((6, 12), 3.0)
+    distance[:, 6:], distance[:, 6] = 5.0, 4.0
+    opacity = torch.ones(6, 12)
+    opacity[:, 11] = 0.2
+    zero = torch.zeros(72, 3)
+    seen = Seen(zero, zero, zero, opacity.view(-1, 1), zero, distance.view(-1, 1))
+    start, end = (value.view(6, 12) for value in _span(shared, seen, 6))
+    assert (start[:, 6] < 3).all() and (end[:, 6] > 5).all()
+    assert (start[:, 0] > 2.8).all() and (end[:, 0] < 3.2).all()
+    assert (start[:, 10] > 4.8).all() and end[:, 10].isfinite().all()
+    assert (start[:, 11] == 0).all() and end[:, 11].isinf().all()

@@ -132,6 +132,27 @@ def test_nothing_that_is_seen_has_no_density() -> None:
         assert gaussians.density(values["means"], length[:1], length[:1]) >= seen - 1e-4
 
 
+def test_one_that_is_endless_or_far_away_does_not_blur_the_others() -> None:
+    """Files of other tools have such Gaussians."""
+    values = stored(200, size=0.02)
+    alone = SplatDensity(values)
+    positions = values["means"][:50] + 0.01
+    one = torch.ones_like(positions[:, :1])
+    before = alone.density(positions, 0.01 * one, 0.01 * one)
+    values["means"][199] = torch.tensor([3e4, 0.0, 0.0])
+    values["scales"][198] = torch.tensor([200.0, -200.0, -200.0])
+    values["opacities"][198] = -5.5
+    gaussians = SplatDensity(values)
+    after = gaussians.density(positions, 0.01 * one, 0.01 * one)
+    assert after.isfinite().all()
+    assert (after - before).abs().median() < 1e-3 * before.median()
+    pairs = sum(len(points) for points, _ in gaussians._near(positions, 1e-4 * one))
+    assert pairs < 50 * 60
+    directions, nothing = torch.nn.functional.normalize(values["means"], dim=-1), 0 * values["opacities"]
+    answers = gaussians.query(values["means"], directions, nothing, nothing)
+    assert all(value.isfinite().all() for value in answers)
+
+
 def test_faint_gaussians_and_no_points_are_no_matter() -> None:
     values = stored(20, size=0.1)
     values["opacities"][:] = -9.0

@@ -213,7 +213,7 @@ def look_up(
 ) -> Float[Tensor, "3 points components"]:
     """Three planes (or lines, which have one column) at the coordinates along their axes, linearly interpolated."""
     vertices = factors.shape[1]
-    corners = [cell_corners(unit[:, list(chosen)], vertices) for chosen in axes]
+    corners = [cell_corners(torch.stack([unit[:, axis] for axis in chosen], dim=-1), vertices) for chosen in axes]
     index = torch.cat([number + k * vertices ** len(axes[k]) for k, (number, _) in enumerate(corners)])
     rows = factors.view(-1, factors.shape[3])
     return weighted_rows(rows, index, torch.cat([weight for _, weight in corners])).view(3, len(unit), -1)
