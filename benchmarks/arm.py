@@ -97,7 +97,7 @@ class ImagePipeline(DistillationPipeline):
         if isinstance(self.student, SplatModel):
             return PictureSource(None, self.student, self.datamanager)
         method, active = self.config.distillation, self._levels()
-        return ImageSource(None, self.student, self.datamanager, method, active, self._seed, self.config.steps)
+        return ImageSource(None, self.student, self.datamanager, method, active, self._seed, 0)
 
 
 Name = Literal["scratch", "scratch-muon", "pvd", "adamw", "none", "poses", "rays", "points", "all", "images", StockName]

@@ -169,7 +169,11 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         if taught.data is not None:  # `ns-train METHOD --data PATH` leaves the dataparser's own path at its default
             taught.dataparser.data = Path(taught.data)
         if isinstance(taught.dataparser, OrbitDataParserConfig):
-            pipeline.datamanager.orbit = taught.dataparser = pipeline.datamanager.orbit.over(taught.dataparser)
+            taken = taught.dataparser
+            if taken.camera_path is not None and not taken.is_on_path:
+                say(f"The camera path {taken.camera_path} of the teacher's own conversion is gone.", "yellow")
+                taken.camera_path = None
+            pipeline.datamanager.orbit = taught.dataparser = pipeline.datamanager.orbit.over(taken)
         self._choose_data(taught.dataparser, space)
         if pipeline.datamanager.camera_res_scale_factor == 1:
             pipeline.datamanager.camera_res_scale_factor = taught.camera_res_scale_factor
@@ -224,6 +228,7 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
                 f"{found.problem}. Correct --data, or leave it out: its images are needed for evaluation alone."
             )
         if data.orbit.camera_path is not None:
+            data.orbit.camera_path = data.orbit.camera_path.absolute()
             cameras_of_path(data.orbit.camera_path, data.orbit.size)
         if data.orbit.radius == 0 and space.near > 0 and not space.contracted:
             data.orbit = replace(data.orbit, radius=(space.near + min(space.far, 3 * space.near + 4)) / 2)

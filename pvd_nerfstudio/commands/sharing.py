@@ -1,5 +1,6 @@
 """Conversions of one teacher, one after another, that ask it once: the grid and the bank's chunks are the same."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -100,6 +101,11 @@ class SharingPipeline(DistillationPipeline):
         self._grow(0)
         if self.config.inherit_color_head:
             student.inherit_color_head(teacher.color_head())
+
+    @property
+    def _chunks_with_points(self) -> float:
+        """All: another student learns from points for longer."""
+        return math.inf
 
     def _source(self) -> Any:
         return SharedSource(super()._source(), self._shared, kind_of(self.config))

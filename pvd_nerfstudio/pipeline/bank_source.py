@@ -50,7 +50,7 @@ class ChunkSource:
         method: sizes of a chunk.
         active: what the levels know.
         seed: of the run.
-        steps: of the run.
+        with_points: how many chunks, from the first on, have points where these must be asked for apart.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class ChunkSource:
         method: DistillationConfig,
         active: ActiveLearning,
         seed: int,
-        steps: int,
+        with_points: float,
     ) -> None:
         self._teacher, self._student, self._data = teacher, student, data
         self._method, self._active, self._seed = method, active, seed
-        self._with_points = method.chunks_with_points(steps)
+        self._with_points = with_points
 
     def __call__(self, number: int, slot: int, generator: Generator) -> BankChunk:
         """The chunk of a number, for a slot of the bank."""

@@ -52,6 +52,11 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Seed of all that is drawn; --machine.seed sets it."""
 
     @property
+    def asks_splats_at_points(self) -> bool:
+        """Whether Gaussians are asked for their density; a student that contracts space does not."""
+        return self.splat_density and not self.model.contracted
+
+    @property
     def threshold(self) -> float:
         """The chosen `occupancy_threshold`."""
         return self.occupancy_threshold or (0.01 if self.model.contracted else 0.02)

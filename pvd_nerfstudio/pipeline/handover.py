@@ -37,7 +37,7 @@ def load_teacher(config: DistillationPipelineConfig, device: Any) -> FrozenTeach
         return None
     data = config.datamanager
     place = Path(data.data or data.dataparser.data)
-    teacher = FrozenTeacher(find_run(config.teacher), device, place, config.splat_density)
+    teacher = FrozenTeacher(find_run(config.teacher), device, place, config.asks_splats_at_points)
     config.teacher_digest = teacher.digest
     return teacher
 

@@ -155,8 +155,8 @@ def sow(teacher: FrozenTeacher, student: SplatModel, data: DistillationDataManag
         seed: of the run.
     """
     generator = seeded_generator(student.device, seed + 4, 0)
-    wanted = round(student.field.config.start_share * student.field.config.num_gaussians)
-    if teacher.has_density:
+    wanted = max(1, round(student.field.config.start_share * student.field.config.num_gaussians))
+    if not teacher.shows_views:
         places, colors, normals = _within_samples(teacher, student, data, wanted, generator)
     else:
         places, colors = _on_surfaces(teacher, student, data, wanted, generator)

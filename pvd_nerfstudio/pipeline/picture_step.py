@@ -92,7 +92,7 @@ class PictureStep:
             (gradient,) = torch.autograd.grad(difference.abs().mean(), means)
             pose = target.poses.view(3, 4)
             away = (means.detach() - pose[:, 3]).norm(dim=-1)
-            length = gradient.norm(dim=-1) * away
+            length = gradient.norm(dim=-1) * away * (max(self._size) / 2 / float(target.intrinsics[0, 0]))
             total, count = total + length, count + (length > 0)
         return total / count.clamp_min(1)
 

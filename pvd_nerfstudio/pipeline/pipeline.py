@@ -187,8 +187,14 @@ class DistillationPipeline(StudentPipeline):
             images = self.config.distillation.training_images
             return PictureSource(self._teacher, self.student, self.datamanager, images)
         method, active = self.config.distillation, self._levels()
-        steps = self.config.steps
-        return ChunkSource(self._teacher, self.student, self.datamanager, method, active, self._seed, steps)
+        return ChunkSource(
+            self._teacher, self.student, self.datamanager, method, active, self._seed, self._chunks_with_points
+        )
+
+    @property
+    def _chunks_with_points(self) -> float:
+        """How many chunks, from the first on, are learned from at points."""
+        return self.config.distillation.chunks_with_points(self.config.steps)
 
     def _levels(self) -> ActiveLearning:
         """No property: the viewer reads them all, also where there is no training."""
@@ -244,10 +250,9 @@ class DistillationPipeline(StudentPipeline):
             return
         training.fill_bank(step)
         generator = seeded_generator(self.device, self._seed + 5, step)
-        removed, divided = refine(field, self._optimizers.optimizers, training.pull(), generator)
+        refine(field, self._optimizers.optimizers, training.pull(), generator)
         self._optimizers.parameters |= self.student.get_param_groups()
         self.student.drop_average()
-        print(step, removed, divided, len(field))
 
     def _after_step(self, step: int) -> None:
         """Active learning hears of the step, and the viewer's panel says what there is to know."""

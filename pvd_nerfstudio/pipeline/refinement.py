@@ -49,8 +49,7 @@ def refine(
         duplicate(parameters, optimizers, state, small)
         large = torch.cat([large, large.new_zeros(int(small.sum()))])
     if large.any():
-        devices = [large.device] if large.is_cuda else []
-        with torch.random.fork_rng(devices):
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator, device=generator.device)))
             split(parameters, optimizers, state, large)
     for name, value in parameters.items():

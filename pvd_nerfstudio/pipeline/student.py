@@ -80,7 +80,7 @@ class StudentPipeline(VanillaPipeline):
         """
         data = self.datamanager
         dataset = data.config.data or data.config.dataparser.data
-        teacher = FrozenTeacher(find_run(place), self.device, dataset)
+        teacher = FrozenTeacher(find_run(place), self.device, dataset, self.config.asks_splats_at_points)
         if self.config.teacher_digest not in ("", teacher.digest):
             raise InputError(
                 f"The weights of {teacher.run.checkpoint_path} are not those that this student was converted from: "

@@ -6,10 +6,12 @@ A build that failed is remembered, and not tried again with the same versions: e
 import functools
 import importlib
 import os
+import platform
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch.utils.cpp_extension import _get_build_directory
 
 from pvd_nerfstudio.input.text import plain, say
 
@@ -42,15 +44,17 @@ def kernels_run(package: str) -> bool:
 
 
 def _record(package: str) -> Path:
-    """The file that says that a build has failed."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "pvd_nerfstudio" / f"{package}-{version(package)}-torch-{version('torch')}.failed"
+    """The file that says that a build has failed here, with these versions."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "pvd_nerfstudio"
+    versions = f"{package}-{version(package)}-torch-{torch.__version__}"
+    return cache / f"{versions}-{platform.node()}.failed"
 
 
 def _remembered(package: str) -> str | None:
-    """Why the build failed; None where it has not been tried."""
+    """Why the build failed; None where it has not been tried, or another process has had success."""
+    built = Path(_get_build_directory(f"{package}_cuda", verbose=False)) / f"{package}_cuda.so"
     try:
-        return plain(_record(package).read_text("utf8"))
+        return None if built.exists() else plain(_record(package).read_text("utf8"))
     except OSError:
         return None
 

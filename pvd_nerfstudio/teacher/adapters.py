@@ -319,7 +319,10 @@ class GenericAdapter(FieldAdapter):
 class SplatAdapter(GenericAdapter):
     """Gaussians, of a file, of splatfacto or of a student: they show whole views, and have a density in a box."""
 
-    has_datas_box = False
+    @property
+    def has_datas_box(self) -> bool:  # type: ignore[override]
+        """A file has none, and splatfacto saves none."""
+        return hasattr(self.model.config, "contracted")
 
     @staticmethod
     def depth(config: Any) -> Literal["median", "expected"]:

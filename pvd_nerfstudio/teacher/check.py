@@ -102,6 +102,8 @@ class _View:
     native: Tensor | None
     shared: Tensor | None
     image: Tensor | None
+    volume: Tensor | None
+    """What its density shows, of a teacher whose pictures are drawn."""
 
 
 def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, renderer: RGBRenderer) -> None:
@@ -116,13 +118,15 @@ def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any
     there = photographed(dataset) or list(range(len(dataset)))
     chosen = sorted({there[0], there[len(there) // 2]})
     views = [_view(teacher, shared, dataset, index, renderer) for index in chosen]
-    native, own, truth = (_joined([getattr(view, name) for view in views]) for name in vars(views[0]))
+    native, own, truth, volume = (_joined([getattr(view, name) for view in views]) for name in vars(views[0]))
     said = []
     if native is not None and own is not None:
-        between = "its own samples and the shared ones" if teacher.has_density else "all it shows and its scene box"
+        between = "all it shows and its scene box" if teacher.shows_views else "its own samples and the shared ones"
         said.append(f"{_psnr(own, native):.1f} dB between {between}")
     elif native is None:
         said.append("its own samples need CUDA, so only the shared ones are looked at")
+    if volume is not None and own is not None:
+        said.append(f"{_psnr(volume, own):.1f} dB between what it draws and what its density shows")
     if truth is None:
         said.append("there are no images on disk to compare it with")
     else:
@@ -156,19 +160,20 @@ def _view(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any, index: in
     camera = dataset.cameras[index : index + 1].to(teacher.device)
     seen = counted_pixels(mask_of(dataset, index), num_pixels(camera))
     chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(teacher.device)
-    native = own = image = None
+    native = own = image = volume = None
+    rays = rays_at(camera, chosen) if teacher.has_density else None
+    through = None if rays is None else render_teacher(teacher, shared, rays, shift=0.5).over(renderer)
     if teacher.shows_views:
         shown = look(teacher, camera, shared.grid.contracted)
-        native, own = shown.rendering[chosen], shown.over(renderer)[chosen]
-    if teacher.has_density:
-        rays = rays_at(camera, chosen)
-        own = render_teacher(teacher, shared, rays, shift=0.5).over(renderer)
-        if teacher.renders_natively:
+        native, own, volume = shown.rendering[chosen], shown.over(renderer)[chosen], through
+    else:
+        own = through
+        if teacher.renders_natively and rays is not None:
             native = teacher.render_rays(rays)
     if index in photographed(dataset):
         image = dataset.get_image_float32(index).to(teacher.device)
         image = renderer.blend_background(image).flatten(0, 1)[chosen]
-    return _View(native, own, image)
+    return _View(native, own, image, volume)
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:
@@ -179,7 +184,7 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
 
 def _advice(teacher: FrozenTeacher, shared: SharedSamples) -> str:
     """Which option brings the shared samples closer to the teacher."""
-    if not teacher.has_density:
+    if teacher.shows_views:
         return "What lies outside its scene box, and what its depth says nothing about, is left out."
     if teacher.space.contracted:
         return (

@@ -68,16 +68,20 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, thr
 def _visible_to(teacher: FrozenTeacher, grid: OccupancyGrid, spacing: Spacing, threshold: float) -> VisibleFn:
     """Whether one sample of the teacher at a position would have an opacity above the threshold."""
 
+    extent = spacing.step_size
+    if teacher.is_drawn:  # what is thin must not fall between corners, which are two cells apart at first
+        extent = max(extent, 2 * float((grid.aabb[1] - grid.aabb[0]).max()) / grid.resolution)
+
     def visible(positions: Tensor) -> Tensor:
-        length = spacing.step_size * grid.stretch(positions) / grid.scale
-        return (teacher.density(positions, spacing.step_size) * length)[:, 0] > -math.log1p(-threshold)
+        length = extent * grid.stretch(positions) / grid.scale
+        return (teacher.density(positions, extent) * length)[:, 0] > -math.log1p(-threshold)
 
     return visible
 
 
 def occupied_region(teacher: FrozenTeacher) -> Box | None:
     """Smallest box around what a teacher shows in its scene box; None where it cannot be queried."""
-    if not teacher.has_density:
+    if teacher.shows_views:
         return None
     diagonal = float((teacher.aabb[1] - teacher.aabb[0]).norm())
     grid = OccupancyGrid(teacher.aabb, REGION_CELLS).to(teacher.device)

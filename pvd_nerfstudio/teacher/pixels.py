@@ -134,14 +134,17 @@ def query_pixels(
     """
     kept: list[RayTargets] = []
     windows = DRAWN if teacher.is_drawn else WINDOWS
-    found, side = 0, LARGEST_WINDOW if teacher.is_drawn else math.ceil(math.sqrt(SPARE * rays_per_chunk / WINDOWS))
+    found, spare = 0, math.ceil(SPARE * rays_per_chunk / windows)
+    side = LARGEST_WINDOW if teacher.is_drawn else math.ceil(math.sqrt(spare))
     for _ in range(50):
         for camera in draw_views(windows, generator):
             piece = piece_of(camera, side, side, generator)
             seen = look(teacher, piece, shared.grid.contracted)
             start, end = _span(shared, seen, int(piece.height))
-            index = shared.march(seen.origins, seen.directions).ray_indices.unique()
             targets = RayTargets(seen.origins, seen.directions, seen.rgb, seen.opacity, start, end)
+            some = torch.randperm(len(start), generator=generator, device=generator.device)[:spare]
+            targets = take(targets, some)
+            index = shared.march(targets.origins, targets.directions).ray_indices.unique()
             kept.append(take(targets, index))
             found += len(index)
         if found >= rays_per_chunk:

@@ -35,6 +35,10 @@ ASIDE = 4
 """Cells that are left free below the lowest middle, for what reaches beyond it."""
 AT_ONCE = 1 << 14
 """Gaussians that are entered in cells at once."""
+PAIRS_AT_ONCE = 1 << 22
+"""Pairs of points and Gaussians that are looked at together."""
+SETS = 3
+"""Sets of cells that are kept, each for blurs up to another power of two."""
 TINY, HUGE = 1e-20, 1e12
 """Variances that count as none, and as endless."""
 
@@ -136,6 +140,8 @@ class SplatDensity:
         # One set of cells for all blurs up to a power of two, lest an answer depends on what was asked before.
         power = math.ceil(math.log2(max(float(blur.amax()), TINY)))
         if power not in self._cells:
+            while len(self._cells) >= SETS:
+                self._cells.pop(next(iter(self._cells)))
             self._cells[power] = self._entered(2.0**power)
         levels, rows = self._cells[power]
         for level in levels:
@@ -144,12 +150,16 @@ class SplatDensity:
             key = torch.where(inside, _key(cell.clamp(0, CELLS - 1).long()), -1)
             place = torch.searchsorted(level.keys, key).clamp_max(len(level.keys) - 1)
             count = level.counts[place].masked_fill_(level.keys[place] != key, 0)
-            points, number = _counted(count)
-            gaussians = level.gaussians[level.starts[place][points] + number]
-            means, scaled = rows.index_select(0, gaussians).split([3, 9], dim=-1)
-            away = (positions.index_select(0, points) - means)[:, None]
-            reached = ((away @ scaled.view(-1, 3, 3)).square().sum(dim=-1) <= 1)[:, 0].nonzero()[:, 0]
-            yield points[reached], gaussians[reached]
+            first = 0
+            for size in (count.cumsum(0) // PAIRS_AT_ONCE).unique_consecutive(return_counts=True)[1].tolist():
+                points, number = _counted(count[first : first + size])
+                points += first
+                first += size
+                gaussians = level.gaussians[level.starts[place[points]] + number]
+                means, scaled = rows.index_select(0, gaussians).split([3, 9], dim=-1)
+                away = (positions.index_select(0, points) - means)[:, None]
+                reached = ((away @ scaled.view(-1, 3, 3)).square().sum(dim=-1) <= 1)[:, 0].nonzero()[:, 0]
+                yield points[reached], gaussians[reached]
 
     def _entered(self, blur: float) -> tuple[list[_Level], Float[Tensor, "gaussians 12"]]:
         """Cells of all sizes that are needed where so much variance is added; and the Gaussians' middles, and axes

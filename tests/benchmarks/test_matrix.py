@@ -53,5 +53,5 @@ def test_pair(family: str, student: str, families: Mapping[str, Path], tmp_path:
     if family == "nerfacto":  # each student can teach in its turn
         teacher = FrozenTeacher(find_run(trainer.base_dir), "cpu")
         torch.testing.assert_close(teacher.render(camera), theirs["rgb"], atol=1e-5, rtol=1e-5)
-        assert teacher.has_density == (student != "splat")
+        assert teacher.has_density and teacher.shows_views == (student == "splat")
         assert (teacher.feature_dim is None) == (student in ("sparse", "splat"))

@@ -41,6 +41,7 @@ class Plain:
 
     device = torch.device("cpu")
     grid = None
+    is_drawn = False
     aabb = AABB
     run = SimpleNamespace(checkpoint_path="plain")
 

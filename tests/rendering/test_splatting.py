@@ -99,8 +99,11 @@ def test_gsplats_kernels_are_asked_for_the_same_image(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not drawing.kernels_run("gsplat"), reason="no CUDA GPU with gsplat's kernels")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 def test_gsplats_kernels_and_ours_agree_in_images_and_gradients() -> None:
+    """They leave out what is farther than three standard deviations, up to 0.011 of opacity."""
+    if not drawing.kernels_run("gsplat"):
+        pytest.skip("gsplat's kernels do not run here")
     view = View(VIEW.rotation.float().cuda(), VIEW.translation.float().cuda(), *list(vars(VIEW).values())[2:])
 
     def ours(scene: Gaussians, view: View) -> tuple[Tensor, Tensor]:
@@ -113,7 +116,8 @@ def test_gsplats_kernels_and_ours_agree_in_images_and_gradients() -> None:
         (image.square().sum() + opacity.sum()).backward()
         results.append([image, opacity, *(value.grad for value in vars(scene).values())])
     for theirs, own in zip(*results):
-        assert (theirs - own).abs().max() < 1e-3 * max(1.0, float(own.abs().max()))
+        scale = max(1.0, float(own.abs().max()))
+        assert (theirs - own).abs().max() < 0.02 * scale and (theirs - own).abs().mean() < 1e-3 * scale
 
 
 def test_what_is_hidden_is_left_out_and_hardly_missed() -> None:
