@@ -153,6 +153,15 @@ def test_one_that_is_endless_or_far_away_does_not_blur_the_others() -> None:
     assert all(value.isfinite().all() for value in answers)
 
 
+def test_a_point_that_nobody_looks_at_is_seen_from_above() -> None:
+    """Directions out of the middle of a scene are zero in its middle."""
+    values = stored(50, size=0.2)
+    positions, one = torch.zeros(2, 3), torch.full((2, 1), 0.01)
+    directions = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+    density, rgb = SplatDensity(values).query(positions, directions, one, one)
+    assert density[0] > 0 and torch.equal(density[0], density[1]) and torch.equal(rgb[0], rgb[1])
+
+
 def test_faint_gaussians_and_no_points_are_no_matter() -> None:
     values = stored(20, size=0.1)
     values["opacities"][:] = -9.0

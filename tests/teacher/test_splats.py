@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from teachers import splatfacto
 
 from pvd_nerfstudio.commands.demo import train
 from pvd_nerfstudio.commands.export.command import Export
+from pvd_nerfstudio.commands.sharing import Shared, SharingPipeline
 from pvd_nerfstudio.data.views import sphere
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.harmonics import SH_OF_ONE
@@ -185,8 +187,10 @@ def test_views_of_a_file_may_be_those_of_a_camera_path(tmp_path: Path, name: str
     assert len(views) == 20 and (int(views.height[0]), int(views.width[0])) == (30, 60)
     assert len(pipeline.datamanager.eval_dataset.cameras) == 2
     torch.testing.assert_close(views.camera_to_worlds, sphere(20, 4.0, torch.tensor([3.0, 0.0, 1.0])))
-    cameras.unlink()  # the student opens without it
+    cameras.unlink()  # the student opens without it, and teaches
     eval_setup(folder / "config.yml")
+    again = distil_config(tmp_path / "again", "--teacher-checkpoint", str(folder), "--student", "mlp")
+    assert again.pipeline.datamanager.orbit.camera_path is None
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"render_height": 5, "render_width": 5, "camera_path": []}'])
@@ -196,6 +200,41 @@ def test_what_is_no_camera_path_is_refused(tmp_path: Path, capsys: Any, content:
         cameras.write_text(content)
     options = ("--teacher-checkpoint", str(path), "--pipeline.datamanager.orbit.camera-path", str(cameras))
     assert "no camera path" in refused(tmp_path / "out", capsys, *options)
+
+
+def test_points_are_real_also_of_students_that_share_a_bank(tmp_path: Path) -> None:
+    """The first one learns from points for a shorter time."""
+    options = ("--teacher-checkpoint", str(write(tmp_path / "ball.ply", columns())), "--student", "mlp")
+    shared = Shared()
+    for steps in (20, 400):
+        name = f"of-{steps}"
+        config: Any = distil_config(tmp_path / "out", *options, "--max-num-iterations", str(steps), name=name)
+        config.pipeline._target = partial(SharingPipeline, shared)
+        bank = start(config).pipeline.bank_at(steps * 2 // 5 - 1)
+    assert bank.wanted(159).stop > bank.wanted(7).stop
+    points = bank.draw_points(2000, torch.Generator().manual_seed(0))
+    assert (points.positions.norm(dim=-1) > 0).all()  # the ball is not at the origin
+
+
+def test_points_are_asked_for_as_long_as_they_are_learned_from(tmp_path: Path) -> None:
+    path = write(tmp_path / "ball.ply", columns())
+    options = ("--teacher-checkpoint", str(path), "--student", "mlp", "--max-num-iterations", "100")
+    pipeline = start(distil_config(tmp_path / "out", *options)).pipeline
+    learned = pipeline.config.distillation.chunks_with_points(100)
+    assert pipeline.bank_at(0).wanted(39).stop == learned < pipeline.bank_at(0).wanted(99).stop
+    source, generator = pipeline._source(), torch.Generator()
+    for number in (learned - 1, learned):
+        chunk = source(number, number, generator.manual_seed(0))
+        assert (chunk.points is not None) == (number < learned) and chunk.rays is not None
+
+
+def test_a_contracted_student_does_not_ask_at_points(families: Mapping[str, Path], tmp_path: Path) -> None:
+    """Nor does one that is told so."""
+    options = ("--teacher-checkpoint", str(families["splatfacto"]), "--student", "mlp", "--max-num-iterations", "2")
+    for number, more in enumerate((("--pipeline.model.contracted", "True"), ("--pipeline.splat-density", "False"))):
+        trainer = start(distil_config(tmp_path / str(number), *options, *more))
+        trainer.pipeline.hand_over()
+        assert trainer.pipeline.stage(0).name == "pixels" and not trainer.pipeline._teacher.has_density
 
 
 def test_a_data_set_of_a_file_needs_its_dataparser(scene: Path, tmp_path: Path, capsys: Any) -> None:
