@@ -195,8 +195,9 @@ class DistillationConfig(Renamed):
         """How many chunks, from the first on, come while a run of so many steps learns from points."""
         if self.point_loss_in_pixels > 0:
             return math.inf
+        last = math.ceil(self.point_end * steps) - 1
         schedule = self.start_chunks, self.fill_every, self.first_chunks, self.refresh_every
-        return chunks_until(math.ceil(self.point_end * steps), *schedule)
+        return chunks_until(last, *schedule) if last >= 0 else 0
 
     def _point_weights(self, scale: float, pixel: float = 0.0) -> LossWeights:
         return LossWeights(

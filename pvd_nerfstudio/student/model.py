@@ -293,8 +293,10 @@ class StudentModel(Averaged, Judged):
         """
         if isinstance(ray_bundle, RaySamples):
             return self.get_point_outputs(ray_bundle, color)
+        if self.training:
+            return self.get_pixels(ray_bundle)
         outputs = self.get_outputs(ray_bundle)
-        return outputs if self.training else outputs | {"normals": self.normals(ray_bundle, outputs["depth"])}
+        return outputs | {"normals": self.normals(ray_bundle, outputs["depth"])}
 
     def get_point_outputs(self, points: RaySamples, color: bool = True) -> dict[str, Tensor]:
         """Log-density `[points, 1]`, feature `[points, channels]` and, if asked for, colour `[points, 3]` at points."""
@@ -395,30 +397,29 @@ class StudentModel(Averaged, Judged):
         finally:
             renderers.BACKGROUND_COLOR_OVERRIDE = background
 
-    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
-        """Colour, opacity (`accumulation`) and depths of rays; `occupancy`: how many hundreds of samples each takes.
+    def get_pixels(self, rays: RayBundle) -> dict[str, Tensor]:
+        """What training looks at: premultiplied colour, and the opacity that goes with it: 1 where there is a sky."""
+        samples, count = self.sample(rays), len(rays)
+        index, positions = samples.ray_indices, samples.positions(rays.origins, rays.directions)
+        log_density, rgb = self.answer(positions, rays.directions.index_select(0, index))
+        weights = render_weights(self.field.to_density(log_density), samples.ends - samples.starts, index, count)
+        premultiplied, opacity = accumulate(weights, rgb, index, count), accumulate(weights, None, index, count)
+        if not self.has_sky:
+            return {"premultiplied": premultiplied, "opacity": opacity}
+        behind = (1 - opacity) * self.sky(rays.origins, rays.directions)
+        return {"premultiplied": premultiplied + behind, "opacity": torch.ones_like(opacity)}
 
-        In training, where nobody looks at images, the premultiplied colour and the opacity that goes with it alone,
-        which is 1 where there is a sky.
-        """
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor]:  # type: ignore[override]
+        """Colour, opacity (`accumulation`) and depths of rays; `occupancy`: how many hundreds of samples each takes."""
         rays, num_rays = ray_bundle, len(ray_bundle)
         samples = self.sample(rays)
         index = samples.ray_indices
         positions, lengths = samples.positions(rays.origins, rays.directions), samples.ends - samples.starts
-        if self.training:
-            log_density, rgb = self.answer(positions, rays.directions.index_select(0, index))
-        else:
-            log_density, rgb = answer_in_sight(
-                self._shallow, self._deep, self.field.to_density, positions, rays.directions, lengths, index
-            )
+        log_density, rgb = answer_in_sight(
+            self._shallow, self._deep, self.field.to_density, positions, rays.directions, lengths, index
+        )
         weights = render_weights(self.field.to_density(log_density), lengths, index, num_rays)
         accumulation = accumulate(weights, None, index, num_rays)
-        behind = (1 - accumulation) * self.sky(rays.origins, rays.directions) if self.has_sky else None
-        if self.training:
-            premultiplied = accumulate(weights, rgb, index, num_rays)
-            if behind is None:
-                return {"premultiplied": premultiplied, "opacity": accumulation}
-            return {"premultiplied": premultiplied + behind, "opacity": torch.ones_like(accumulation)}
         middle = (samples.starts + samples.ends) / 2
         expected = accumulate(weights, middle, index, num_rays) / accumulation.clamp_min(1e-6)
         far = rays.fars if rays.fars is not None else torch.full_like(expected, self.far)
@@ -426,8 +427,8 @@ class StudentModel(Averaged, Judged):
         is_mean = self.config.depth == "expected"
         depth = expected if is_mean else median_depth(weights, middle, index, far)
         image = self.renderer_rgb(rgb=rgb, weights=weights, ray_indices=index, num_rays=num_rays)
-        if behind is not None and renderers.BACKGROUND_COLOR_OVERRIDE is None:  # else a viewer's crop box has a colour
-            image = image + behind
+        if self.has_sky and renderers.BACKGROUND_COLOR_OVERRIDE is None:  # else a viewer's crop box has a colour
+            image = image + (1 - accumulation) * self.sky(rays.origins, rays.directions)
         outputs = {
             "rgb": image,
             "accumulation": accumulation,

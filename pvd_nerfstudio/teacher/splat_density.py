@@ -99,8 +99,8 @@ class SplatDensity:
         length: Float[Tensor, "points 1"],
         width: Float[Tensor, "points 1"],
     ) -> tuple[Float[Tensor, "points 1"], Float[Tensor, "points 3"]]:
-        """Density and colour at points, as they are seen along directions of unit length, or from above where a direction
-        is zero; sizes as in `density`.
+        """Density and colour at points, as they are seen along directions of unit length, from above where one is zero;
+        sizes as in `density`.
         """
         is_none = (directions == 0).all(dim=-1, keepdim=True)
         directions = torch.where(is_none, directions.new_tensor([0.0, 0.0, -1.0]), directions)
