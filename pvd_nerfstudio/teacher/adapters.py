@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.rays import Frustums, RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
@@ -98,6 +98,11 @@ class FieldAdapter:
     @property
     def grid(self) -> OccupancyGrid | NestedGrid | None:
         """The grid outside which the model shows nothing, whatever its field says there; None where it has none."""
+        return None
+
+    def occupied(self, box: Float[Tensor, "2 3"], resolution: int, least: float) -> Bool[Tensor, "x y z"] | None:
+        """Cells of a box with an opacity of at least so much, where they are known without asking at points."""
+        del box, resolution, least
         return None
 
     def around(
@@ -342,6 +347,9 @@ class SplatAdapter(GenericAdapter):
     @cached_property
     def _gaussians(self) -> SplatDensity:
         return SplatDensity(self.model.field.named)
+
+    def occupied(self, box: Float[Tensor, "2 3"], resolution: int, least: float) -> Bool[Tensor, "x y z"]:
+        return self._gaussians.occupied(box, resolution, least)
 
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
         size = torch.full_like(positions[:, :1], extent)

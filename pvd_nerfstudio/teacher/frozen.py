@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
@@ -144,6 +144,11 @@ class FrozenTeacher:
             density = self.density(some, extent)
             parts.append(density if self.grid is None else density * self.grid.contains(some)[:, None])
         return torch.cat(parts)
+
+    def occupied(self, box: Float[Tensor, "2 3"], resolution: int, least: float) -> Bool[Tensor, "x y z"] | None:
+        """Cells of a box with an opacity of at least so much; None where a family must be asked at points for them."""
+        with self._asked():
+            return self._adapter.occupied(box, resolution, least)
 
     @property
     def grid(self) -> OccupancyGrid | NestedGrid | None:

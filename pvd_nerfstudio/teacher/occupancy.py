@@ -46,7 +46,11 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, thr
         InputError: there are none.
     """
     for share in THINNER:
-        grid.fill(_visible_to(teacher, grid, spacing, share * threshold))
+        cells = teacher.occupied(grid.aabb, grid.resolution, share * threshold)
+        if cells is None:
+            grid.fill(_visible_to(teacher, grid, spacing, share * threshold))
+        else:
+            grid.occupy(cells)
         if teacher.grid is not None:
             grid.restrict(teacher.grid)
         if grid.occupied.any():
@@ -68,13 +72,9 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, thr
 def _visible_to(teacher: FrozenTeacher, grid: OccupancyGrid, spacing: Spacing, threshold: float) -> VisibleFn:
     """Whether one sample of the teacher at a position would have an opacity above the threshold."""
 
-    extent = spacing.step_size
-    if teacher.is_drawn:  # what is thin must not fall between corners, which are two cells apart at first
-        extent = max(extent, 2 * float((grid.aabb[1] - grid.aabb[0]).max()) / grid.resolution)
-
     def visible(positions: Tensor) -> Tensor:
-        length = extent * grid.stretch(positions) / grid.scale
-        return (teacher.density(positions, extent) * length)[:, 0] > -math.log1p(-threshold)
+        length = spacing.step_size * grid.stretch(positions) / grid.scale
+        return (teacher.density(positions, spacing.step_size) * length)[:, 0] > -math.log1p(-threshold)
 
     return visible
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pvd_nerfstudio.rendering.harmonics import MIDDLE, SH_OF_ONE, degree_of, harmonics
@@ -37,6 +37,8 @@ AT_ONCE = 1 << 14
 """Gaussians that are entered in cells at once."""
 PAIRS_AT_ONCE = 1 << 22
 """Pairs of points and Gaussians that are looked at together."""
+CELLS_AT_ONCE = 1 << 21
+"""Gaussians by cells that are tested together where a grid is filled."""
 SETS = 3
 """Sets of cells that are kept, each for blurs up to another power of two."""
 TINY, HUGE = 1e-20, 1e12
@@ -125,6 +127,24 @@ class SplatDensity:
         density, painted = total.split([1, 3], dim=-1)
         return density, painted / density.clamp_min(torch.finfo(density.dtype).tiny)
 
+    def occupied(
+        self, box: Float[Tensor, "2 3"], resolution: int, least: float
+    ) -> Bool[Tensor, "resolution resolution resolution"]:
+        """Cells of a box in which some Gaussian, or a part of it, is at least so opaque."""
+        cells = torch.zeros((resolution,) * 3, dtype=torch.bool, device=self._means.device)
+        size = (box[1] - box[0]) / resolution
+        radii = (2 * (self._opacities / least).log().clamp_min(0)).sqrt()[:, None] * self._variances.sqrt()
+        half = (self._axes.square() @ radii.square()[..., None])[..., 0].sqrt()
+        first, last = (((self._means + sign * half - box[0]) / size).floor() for sign in (-1, 1))
+        seen = (self._opacities > least) & (last >= 0).all(dim=-1) & (first < resolution).all(dim=-1)
+        first, last = (value.clamp(0, resolution - 1).long() for value in (first, last))
+        chosen = seen.nonzero()[:, 0]
+        count = (last + 1 - first)[chosen].prod(dim=-1)
+        for some in chosen.split(_portions(count, CELLS_AT_ONCE)):
+            met = self._met(some, radii[some], first[some], last[some], box[0], size)[1]
+            cells[tuple(met.T)] = True
+        return cells
+
     def _local(self, positions: Tensor, blur: Tensor, points: Tensor, gaussians: Tensor) -> tuple[Tensor, Tensor]:
         """Where points lie from the middles of Gaussians, along their axes; and the variances along these, blurred as
         the rasteriser does."""
@@ -155,7 +175,7 @@ class SplatDensity:
             place = torch.searchsorted(level.keys, key).clamp_max(len(level.keys) - 1)
             count = level.counts[place].masked_fill_(level.keys[place] != key, 0)
             first = 0
-            for size in (count.cumsum(0) // PAIRS_AT_ONCE).unique_consecutive(return_counts=True)[1].tolist():
+            for size in _portions(count, PAIRS_AT_ONCE):
                 points, number = _counted(count[first : first + size])
                 points += first
                 first += size
@@ -187,23 +207,35 @@ class SplatDensity:
         return levels, torch.cat([self._means, (self._axes / radii[:, None]).flatten(1)], dim=-1)
 
     def _enter(self, chosen: Tensor, half: Tensor, radii: Tensor, size: float) -> tuple[Tensor, Tensor]:
-        """Keys of the cells that some Gaussians reach into, and the Gaussians: of the cells that a bounding box meets
-        those that the box along their axes meets, too."""
-        means, axes = self._means[chosen], self._axes[chosen]
-        first = ((means - half - self._low) / size).floor().long()
-        spans = ((means + half - self._low) / size).floor().long() + 1 - first
+        """Keys of the cells that some Gaussians reach into, and the Gaussians."""
+        first = ((self._means[chosen] - half - self._low) / size).floor().long()
+        last = ((self._means[chosen] + half - self._low) / size).floor().long()
+        of, cells = self._met(chosen, radii, first, last, self._low, self._low.new_full((3,), size))
+        return _key(cells + ASIDE), chosen[of]
+
+    def _met(
+        self, chosen: Tensor, radii: Tensor, first: Tensor, last: Tensor, low: Tensor, size: Tensor
+    ) -> tuple[Int[Tensor, "met"], Int[Tensor, "met 3"]]:
+        """Of the cells from `first` to `last` those that the box about a Gaussian's axes meets; and whose they are."""
+        axes, spans = self._axes[chosen], (last + 1 - first).clamp_min(0)
         of, local = _counted(spans.prod(dim=-1))
         _, y, z = spans[of].unbind(dim=-1)
         cells = first[of] + torch.stack([local // (y * z), local // z % y, local % z], dim=-1)
-        middle = self._low + size * (cells + 0.5) - means[of]
+        middle = low + size * (cells + 0.5) - self._means[chosen][of]
         away = (middle[:, None] @ axes[of])[:, 0].abs()
-        meets = (away <= radii[of] + size / 2 * axes.abs().sum(dim=1)[of]).all(dim=-1)
-        return _key(cells[meets] + ASIDE), chosen[of[meets]]
+        reach = radii + (axes.abs() * size[:, None] / 2).sum(dim=1)
+        meets = (away <= reach[of]).all(dim=-1)
+        return of[meets], cells[meets]
 
 
 def _key(cells: Int[Tensor, "cells 3"]) -> Int[Tensor, "cells"]:
     x, y, z = cells.unbind(dim=-1)
     return (x * CELLS + y) * CELLS + z
+
+
+def _portions(counts: Int[Tensor, "groups"], most: int) -> list[int]:
+    """How many groups at a time have about so many members together, or are a single one that has more."""
+    return (counts.cumsum(0) // most).unique_consecutive(return_counts=True)[1].tolist()
 
 
 def _counted(counts: Int[Tensor, "groups"]) -> tuple[Int[Tensor, "all"], Int[Tensor, "all"]]:

@@ -41,9 +41,11 @@ class Plain:
 
     device = torch.device("cpu")
     grid = None
-    is_drawn = False
     aabb = AABB
     run = SimpleNamespace(checkpoint_path="plain")
+
+    def occupied(self, *_: Any) -> None:
+        """It has to be asked."""
 
     def density(self, positions: Tensor, extent: float) -> Tensor:
         del extent

@@ -153,6 +153,26 @@ def test_one_that_is_endless_or_far_away_does_not_blur_the_others() -> None:
     assert all(value.isfinite().all() for value in answers)
 
 
+def test_a_grid_has_every_cell_in_which_something_is_seen() -> None:
+    """Walls thinner than a sample among them; and few others."""
+    values = stored(60, size=0.05)
+    values["scales"][:, 2] -= 5.0
+    values["opacities"][:] = 1.0
+    box = torch.tensor([[-1.0, -0.8, -0.5], [1.0, 0.8, 0.7]])
+    cells = SplatDensity(values).occupied(box, 32, 0.02)
+    axes = rotations(values["quats"])
+    generator = torch.Generator().manual_seed(4)
+    inside = torch.nn.functional.normalize(torch.randn(200, 60, 3, generator=generator), dim=-1)
+    inside = inside * torch.rand(200, 60, 1, generator=generator) * math.sqrt(2 * math.log(0.73 / 0.02))
+    points = values["means"] + ((inside * values["scales"].exp())[..., None, :] @ axes.transpose(1, 2))[..., 0, :]
+    place = ((points - box[0]) / (box[1] - box[0]) * 32).floor().long().view(-1, 3)
+    place = place[((place >= 0) & (place < 32)).all(dim=-1)]
+    hit = torch.zeros_like(cells)
+    hit[tuple(place.T)] = True
+    assert (hit & ~cells).sum() == 0
+    assert cells.sum() < 3 * hit.sum()
+
+
 def test_a_point_that_nobody_looks_at_is_seen_from_above() -> None:
     """Directions out of the middle of a scene are zero in its middle."""
     values = stored(50, size=0.2)
