@@ -109,7 +109,7 @@ class OrbitDataParser(DataParser):
         aabb = torch.tensor(config.box).view(2, 3)
         middle = torch.tensor(config.region or config.box).view(2, 3).mean(dim=0)
         share = 1 if split == "train" else EVALUATED
-        if config.is_on_path:
+        if config.camera_path is not None and config.is_on_path:
             cameras = cameras_of_path(config.camera_path, config.size)[::share]
         else:
             count = max(1, config.views // share)

@@ -27,6 +27,7 @@ from pvd_nerfstudio.pipeline.refinement import refine
 from pvd_nerfstudio.pipeline.step import TrainingStep
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.student.average import EVERY
+from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.model import PointAnswers
 from pvd_nerfstudio.student.splat import SplatModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
@@ -240,12 +241,11 @@ class DistillationPipeline(StudentPipeline):
         training = self.hand_over()
         if self._grow(step):
             self._wrap()
-        if isinstance(training, PictureStep):
-            self._refine(training, step)
+        if isinstance(training, PictureStep) and isinstance(self.student, SplatModel):
+            self._refine(training, self.student.field, step)
 
-    def _refine(self, training: PictureStep, step: int) -> None:
+    def _refine(self, training: PictureStep, field: GaussianField, step: int) -> None:
         """Let the Gaussians be as many as are needed, where they are needed."""
-        field = self.student.field
         if self._optimizers is None or not field.config.is_refined(step, self.config.steps):
             return
         training.fill_bank(step)
