@@ -36,8 +36,8 @@ from benchmarks.small import quiet, small_student, small_teacher
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline.handover import load_teacher
 from pvd_nerfstudio.registry import pvd_distill
-from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.check import FRAME, saved_frame
+from pvd_nerfstudio.teacher.samples import point_samples
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 
 LONGEST = 5.0

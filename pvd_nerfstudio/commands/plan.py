@@ -26,7 +26,7 @@ from pvd_nerfstudio.rendering.splatting import view_at
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.registry import STUDENTS
-from pvd_nerfstudio.teacher.adapters import point_samples
+from pvd_nerfstudio.teacher.samples import point_samples
 from pvd_nerfstudio.trainer import PVDTrainer
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
 

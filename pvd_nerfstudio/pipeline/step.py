@@ -21,7 +21,7 @@ from pvd_nerfstudio.distillation.stages import DistillationConfig, Stage
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.student.average import Averaged
 from pvd_nerfstudio.student.model import StudentModel
-from pvd_nerfstudio.teacher.adapters import point_samples
+from pvd_nerfstudio.teacher.samples import point_samples
 
 STAGES = ("features", "points", "pixels")
 COMPARED = 4096

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from nerfstudio.cameras.rays import Frustums, RaySamples
+from nerfstudio.cameras.rays import RaySamples
 from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from nerfstudio.fields.nerfacto_field import NerfactoField
@@ -25,6 +25,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.kernels import kernels_run
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
+from pvd_nerfstudio.teacher.samples import ball_samples, point_samples
 from pvd_nerfstudio.teacher.splat_density import SplatDensity
 
 NEAR, FAR = 0.05, 1000.0
@@ -418,29 +419,3 @@ def collider_planes(config: Any) -> tuple[float, float]:
 def log_of(density: Float[Tensor, "samples 1"]) -> Float[Tensor, "samples 1"]:
     """Logarithm of a density, bounded below."""
     return density.clamp_min(1e-10).log()
-
-
-def point_samples(positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"]) -> RaySamples:
-    """Points in nerfstudio's words: rays that start there, with samples of no length."""
-    zero = torch.zeros_like(positions[:, :1])
-    frustums = Frustums(origins=positions, directions=directions, starts=zero, ends=zero, pixel_area=zero)
-    return RaySamples(frustums=frustums, camera_indices=zero.long())
-
-
-def ball_samples(
-    positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
-) -> RaySamples:
-    """Intervals of length `extent` around points, in cones about as wide as that, seen from 1 away.
-
-    Source of the width: Barron et al., mip-NeRF, eq. 8; the variances along and across the ray are equal.
-    """
-    towards = torch.nn.functional.normalize(directions, dim=-1)
-    one = torch.ones_like(positions[:, :1])
-    frustums = Frustums(
-        origins=positions - towards,
-        directions=towards,
-        starts=one - extent / 2,
-        ends=one + extent / 2,
-        pixel_area=one * (math.pi * extent**2 / 3),
-    )
-    return RaySamples(frustums=frustums, camera_indices=one.long() * 0, deltas=one * extent)

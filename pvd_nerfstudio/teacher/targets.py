@@ -16,8 +16,9 @@ from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.rendering.termination import answer_in_sight
-from pvd_nerfstudio.teacher.adapters import Answer, point_samples
+from pvd_nerfstudio.teacher.adapters import Answer
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.samples import point_samples
 
 NOTHING = 1e-6
 """Added to compositing weights, so that there is a mean of them."""

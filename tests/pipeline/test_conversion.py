@@ -15,10 +15,10 @@ from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.model import StudentModel
-from pvd_nerfstudio.teacher.adapters import point_samples
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import fill_grid
+from pvd_nerfstudio.teacher.samples import point_samples
 
 
 def test_teacher_answers_as_its_own_field_does(teacher: Run) -> None:

@@ -18,10 +18,11 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.rendering.space import Spacing
 from pvd_nerfstudio.student.fields.mlp import MLPFieldConfig
-from pvd_nerfstudio.teacher.adapters import GenericAdapter, point_samples
+from pvd_nerfstudio.teacher.adapters import GenericAdapter
 from pvd_nerfstudio.teacher.capabilities import capabilities_table
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
+from pvd_nerfstudio.teacher.samples import point_samples
 from pvd_nerfstudio.teacher.targets import SharedSamples, render_teacher
 
 FIELDS = [name for name in FAMILIES if name not in ("neus", "splatfacto")]
