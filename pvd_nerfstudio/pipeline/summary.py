@@ -118,8 +118,7 @@ def _of_teacher(comparison: Comparison, camera: Cameras, rays: RayBundle, chosen
     """The teacher's pixels on some rays of a view, and the time that it takes by itself."""
     teacher = comparison.teacher
     if teacher.is_drawn:
-        pixels = int(camera.width) * int(camera.height)
-        return speed.take(lambda: comparison.render(camera), pixels).flatten(0, 1)[chosen]
+        return speed.take(lambda: comparison.render(camera), num_pixels(camera)).flatten(0, 1)[chosen]
     if teacher.renders_natively:
         speed.take(lambda: teacher.render_rays(rays, chunk=len(rays)), len(rays))
     return comparison.through_shared_samples(rays)

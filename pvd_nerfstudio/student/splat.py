@@ -19,6 +19,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.drawing import render
 from pvd_nerfstudio.rendering.harmonics import draw
 from pvd_nerfstudio.rendering.lens import draw_through
+from pvd_nerfstudio.rendering.pixels import num_pixels
 from pvd_nerfstudio.rendering.splatting import View, rotations
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.metrics import NOTHING
@@ -53,7 +54,7 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
         return self.get_outputs_for_camera(camera)["rgb"].flatten(0, 1)[chosen.to(self.device)]
 
     def rays_for(self, pixels: int, camera: Cameras) -> int:
-        return int(camera.width.flatten()[0]) * int(camera.height.flatten()[0])
+        return num_pixels(camera)
 
     @property
     def gauss_params(self) -> dict[str, Parameter]:  # type: ignore[override]

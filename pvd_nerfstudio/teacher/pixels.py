@@ -1,4 +1,4 @@
-"""Teachers without a field that can be queried (Gaussians, surfaces): what their renderings alone say.
+"""Teachers that show whole views (Gaussians, surfaces): what their renderings alone say.
 
 One path serves them all, `Model.get_outputs_for_camera`: colour, opacity (`accumulation`; 1 where there is none) and
 depth. Depth stands in for density: it says which cells are occupied, and which part of a ray matters.

@@ -134,7 +134,7 @@ class SplatDensity:
         cells = torch.zeros((resolution,) * 3, dtype=torch.bool, device=self._means.device)
         size = (box[1] - box[0]) / resolution
         radii = (2 * (self._opacities / least).log().clamp_min(0)).sqrt()[:, None] * self._variances.sqrt()
-        half = (self._axes.square() @ radii.square()[..., None])[..., 0].sqrt()
+        half = self._half(radii)
         first, last = (((self._means + sign * half - box[0]) / size).floor() for sign in (-1, 1))
         seen = (self._opacities > least) & (last >= 0).all(dim=-1) & (first < resolution).all(dim=-1)
         first, last = (value.clamp(0, resolution - 1).long() for value in (first, last))
@@ -189,7 +189,7 @@ class SplatDensity:
         """Cells of all sizes that are needed where so much variance is added; and the Gaussians' middles, and axes
         divided by how far they reach then."""
         radii = self._reach[:, None] * (self._variances + blur).sqrt()
-        half = (self._axes.square() @ radii.square()[..., None])[..., 0].sqrt()
+        half = self._half(radii)
         widest = half.amax(dim=-1)
         span = float((self._means.amax(dim=0) - self._low).amax())
         small = float(widest.kthvalue(max(1, int(SMALL * len(widest)))).values)
@@ -205,6 +205,10 @@ class SplatDensity:
             keys, counts = keys.unique_consecutive(return_counts=True)
             levels.append(_Level(size, keys, counts.cumsum(0) - counts, counts, gaussians[order]))
         return levels, torch.cat([self._means, (self._axes / radii[:, None]).flatten(1)], dim=-1)
+
+    def _half(self, radii: Float[Tensor, "gaussians 3"]) -> Float[Tensor, "gaussians 3"]:
+        """Half the sides of the bounding boxes of ellipsoids that reach so far along the Gaussians' axes."""
+        return (self._axes.square() @ radii.square()[..., None])[..., 0].sqrt()
 
     def _enter(self, chosen: Tensor, half: Tensor, radii: Tensor, size: float) -> tuple[Tensor, Tensor]:
         """Keys of the cells that some Gaussians reach into, and the Gaussians."""

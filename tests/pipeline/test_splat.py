@@ -187,6 +187,7 @@ def test_what_does_not_go_with_it_is_refused(teacher: Run, tmp_path: Path, capsy
         (("--pipeline.active.rays", "True"), "active"),
         (("--optimizers.fields.optimizer.lr", "0.1"), "splat.*-lr"),
         (("--pipeline.model.splat.sh-degree", "4"), "sh-degree"),
+        (("--pipeline.model.splat.start-share", "0.5"), "refinements"),
         (("--pipeline.model.splat.num-gaussians", "100000000000"), "memory|GB"),
     ):
         text = refused(tmp_path / "out", capsys, *options, *more)

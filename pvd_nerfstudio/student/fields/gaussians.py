@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import Parameter
 
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least, between, inside
 from pvd_nerfstudio.rendering.harmonics import (
     LARGEST_DEGREE,
@@ -84,7 +85,7 @@ class SplatFieldConfig(FieldConfig):
     features_rest_lr: float = 6e-3
     """Learning rate of how the colours depend on the direction."""
     start_share: float = 1.0
-    """Share of the Gaussians that are there from the start; the others come where they are missing."""
+    """Share of the Gaussians that are there from the start; the others come with the refinements."""
     refinements: int = 0
     """How often, within the first half of the run, faint Gaussians are removed and others divided."""
     growth: float = 0.2
@@ -111,6 +112,15 @@ class SplatFieldConfig(FieldConfig):
     def rates(self) -> dict[str, float]:
         """The learning rate of each parameter."""
         return {name: getattr(self, f"{name}_lr") for name in PARAMETERS}
+
+    def check(self, option: str) -> None:
+        """Also that all Gaussians come, sooner or later."""
+        super().check(option)
+        if self.start_share < 1 and not self.refinements:
+            raise InputError(
+                f"With {option}.start-share {self.start_share:g} the other Gaussians come with refinements, and "
+                f"{option}.refinements is 0: set it, or lower {option}.num-gaussians instead."
+            )
 
     def is_refined(self, step: int, steps: int) -> bool:
         """Whether Gaussians are removed and divided before a step of a run of so many."""
