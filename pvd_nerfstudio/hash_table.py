@@ -14,7 +14,30 @@ LARGEST_INT32 = (1 << 31) - 1
 
 
 class HashTable(HashEncoding):
-    """nerfstudio's encoding, its parameters and values: one look-up in place of eight, each coordinate hashed once."""
+    """nerfstudio's encoding, its parameters and values: one look-up in place of eight, each coordinate hashed once.
+
+    What is the same in each look-up lies beside the table; nerfstudio's copies it to a GPU each time.
+    """
+
+    factors: Tensor
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.tcnn_encoding is None:
+            self._keep_constants()
+
+    def _keep_constants(self) -> None:
+        device = self.hash_table.device
+        # Of the products only the last bits count, so they may overflow.
+        kind = torch.int32 if len(self.hash_table) <= LARGEST_INT32 else torch.int64
+        constants = {
+            "factors": torch.tensor(FACTORS).to(kind),
+            "hash_offset": self.hash_offset.to(kind),
+            "scalings": self.scalings,
+        }
+        for name, value in constants.items():
+            vars(self).pop(name, None)
+            self.register_buffer(name, value.to(device), persistent=False)
 
     def pytorch_fwd(self, in_tensor: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch channels"]:
         """Trilinear interpolation of the hashed corners of each level's cell (Instant NGP, section 3)."""
@@ -26,17 +49,14 @@ class HashTable(HashEncoding):
         self, points: Float[Tensor, "points 3"]
     ) -> tuple[Int[Tensor, "points levels 8"], Float[Tensor, "points levels 8"]]:
         """Rows of the corners of the cell around each point, in each level, and their weights."""
-        scaled = points[:, None] * self.scalings.to(points)[:, None]
+        scaled = points[:, None] * self.scalings.to(points.dtype)[:, None]
         lower = scaled.floor()
         share = scaled - lower
-        # Of the products only the last bits count, so they may overflow.
-        kind = torch.int32 if len(self.hash_table) <= LARGEST_INT32 else torch.int64
-        factors = torch.tensor(FACTORS, device=points.device).to(kind)
         # Corner by corner, and each an array without gaps: broadcast over axes of two it takes four times as long.
-        hashed = (lower.to(kind) * factors).unbind(dim=-1)
-        x, y, z = ((one, one + factor) for one, factor in zip(hashed, factors))
+        hashed = (lower.to(self.factors.dtype) * self.factors).unbind(dim=-1)
+        x, y, z = ((one, one + factor) for one, factor in zip(hashed, self.factors))
         u, v, w = ((1 - one, one) for one in share.unbind(dim=-1))
-        first, last = self.hash_offset.to(hashed[0]), self.hash_table_size - 1
+        first, last = self.hash_offset, self.hash_table_size - 1
         of_two, share_of_two = [a ^ b for a in x for b in y], [a * b for a in u for b in v]
         index = [(pair ^ one).bitwise_and_(last).add_(first) for pair in of_two for one in z]
         weights = [pair * one for pair in share_of_two for one in w]
@@ -48,6 +68,8 @@ def quicken(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is HashEncoding and module.tcnn_encoding is None:
             module.__class__ = HashTable
+            assert isinstance(module, HashTable)
+            module._keep_constants()
 
 
 def sum_rows(

@@ -8,7 +8,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Generator, Tensor
 
@@ -41,8 +41,10 @@ class PseudoViews:
     """
 
     def __init__(self, cameras: Cameras, kind: Kind | None = None, margin: float = 0.1) -> None:
-        self._cameras, self.margin = cameras, margin
+        self._cameras = cameras
         self.kind: Kind = kind or kind_of(cameras)
+        make = {"around": Around, "front": Front, "path": Path}[self.kind]
+        self._draw = make(cameras.camera_to_worlds, margin)
 
     @property
     def words(self) -> str:
@@ -51,8 +53,7 @@ class PseudoViews:
 
     def __call__(self, count: int, generator: Generator) -> Cameras:
         """Some of them; intrinsics are the first camera's."""
-        make = {"around": around, "front": front, "path": path}[self.kind]
-        return like(self._cameras, make(self._cameras.camera_to_worlds, count, self.margin, generator))
+        return like(self._cameras, self._draw(count, generator))
 
 
 def kind_of(cameras: Cameras) -> Kind:
@@ -77,63 +78,91 @@ def kind_of(cameras: Cameras) -> Kind:
     return "path"
 
 
-def around(
-    poses: Float[Tensor, "views 3 4"], count: int, margin: float, generator: Generator
-) -> Float[Tensor, "count 3 4"]:
+class Around:
     """On the shell that the real cameras stand on, looking where they look (PVD, section 4.1).
 
     Radius and elevation are uniform between the 5th and the 95th percentile of the real ones. The azimuth is one of
     theirs and up to a fifth of a radian more or less, but no more than the margin of the arc that they stand on.
     """
-    frame = upright(poses)
-    poses = frame @ poses
-    centre = look_at_point(poses)
-    offset = poses[:, :, 3] - centre
-    radius = offset.norm(dim=-1)
-    sine = (offset[:, 2] / radius).clamp(-1, 1)
-    azimuth = torch.atan2(offset[:, 1], offset[:, 0])
-    radius, sine = (_between_percentiles(value, count, generator) for value in (radius, sine))
-    angle = azimuth[torch.randint(len(azimuth), (count,), generator=generator, device=azimuth.device)]
-    limit = margin * arc_of(azimuth)
-    deviate = AZIMUTH * torch.randn(count, generator=generator, device=azimuth.device)
-    angle = angle + deviate.clamp(-limit, limit)
-    flat = (1 - sine.square()).sqrt()
-    where = torch.stack([flat * angle.cos(), flat * angle.sin(), sine], dim=-1) * radius[:, None]
-    return frame.T @ look_at(centre + where, centre)
+
+    def __init__(self, poses: Float[Tensor, "views 3 4"], margin: float) -> None:
+        self._frame = upright(poses)
+        poses = self._frame @ poses
+        self._centre = look_at_point(poses)
+        offset = poses[:, :, 3] - self._centre
+        radius = offset.norm(dim=-1)
+        sine = (offset[:, 2] / radius).clamp(-1, 1)
+        ends = torch.tensor([0.05, 0.95], device=poses.device)
+        self._radii, self._sines = torch.quantile(radius, ends), torch.quantile(sine, ends)
+        self._azimuth = torch.atan2(offset[:, 1], offset[:, 0])
+        self._limit = margin * arc_of(self._azimuth)
+
+    def __call__(self, count: int, generator: Generator) -> Float[Tensor, "count 3 4"]:
+        """Poses, drawn anew."""
+        device = self._azimuth.device
+        radius, sine = (
+            low + (high - low) * torch.rand(count, generator=generator, device=device)
+            for low, high in (self._radii, self._sines)
+        )
+        angle = self._azimuth[torch.randint(len(self._azimuth), (count,), generator=generator, device=device)]
+        deviate = AZIMUTH * torch.randn(count, generator=generator, device=device)
+        angle = angle + deviate.clamp(-self._limit, self._limit)
+        flat = (1 - sine.square()).sqrt()
+        where = torch.stack([flat * angle.cos(), flat * angle.sin(), sine], dim=-1) * radius[:, None]
+        return self._frame.T @ look_at(self._centre + where, self._centre)
 
 
-def front(
-    poses: Float[Tensor, "views 3 4"], count: int, margin: float, generator: Generator
-) -> Float[Tensor, "count 3 4"]:
+class Front:
     """Between three of the real cameras and up to the margin beside, turned like one of them and a little further.
 
     The papers take the whole box around the cameras, grown by a tenth, whose corners no camera may have seen.
     """
-    low, high = poses[:, :, 3].amin(dim=0), poses[:, :, 3].amax(dim=0)
-    three = poses[torch.randint(len(poses), (count, 3), generator=generator, device=poses.device)]
-    share = torch.rand(count, 3, generator=generator, device=poses.device).clamp_min(1e-6).log()
-    share = share / share.sum(dim=-1, keepdim=True)  # uniform over the triangle
-    aside = 2 * torch.rand(count, 3, generator=generator, device=poses.device) - 1
-    where = (share[:, :, None] * three[..., 3]).sum(dim=1) + margin * (high - low) * aside
-    return perturbed(torch.cat([three[:, 0, :, :3], where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
+
+    def __init__(self, poses: Float[Tensor, "views 3 4"], margin: float) -> None:
+        self._poses = poses
+        self._aside = margin * (poses[:, :, 3].amax(dim=0) - poses[:, :, 3].amin(dim=0))
+
+    def __call__(self, count: int, generator: Generator) -> Float[Tensor, "count 3 4"]:
+        """Poses, drawn anew."""
+        poses = self._poses
+        three = poses[torch.randint(len(poses), (count, 3), generator=generator, device=poses.device)]
+        share = torch.rand(count, 3, generator=generator, device=poses.device).clamp_min(1e-6).log()
+        share = share / share.sum(dim=-1, keepdim=True)  # uniform over the triangle
+        aside = 2 * torch.rand(count, 3, generator=generator, device=poses.device) - 1
+        where = (share[:, :, None] * three[..., 3]).sum(dim=1) + self._aside * aside
+        return perturbed(torch.cat([three[:, 0, :, :3], where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
 
 
-def path(
-    poses: Float[Tensor, "views 3 4"], count: int, margin: float, generator: Generator
-) -> Float[Tensor, "count 3 4"]:
+class Path:
     """On the way from each camera to one of its neighbours, beside it by the margin at most, as a share of the way."""
-    places = poses[:, :, 3]
-    neighbours = torch.cdist(places, places).fill_diagonal_(torch.inf)
-    neighbours = neighbours.argsort(dim=1)[:, : max(1, min(NEIGHBOURS, len(poses) - 1))]
-    first = torch.randint(len(poses), (count,), generator=generator, device=poses.device)
-    rank = torch.randint(neighbours.shape[1], (count,), generator=generator, device=poses.device)
-    one, other = poses[first], poses[neighbours[first, rank]]
-    share = torch.rand(count, 1, generator=generator, device=poses.device)
-    step = other[:, :, 3] - one[:, :, 3]
-    aside = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, device=poses.device), dim=-1)
-    where = one[:, :, 3] + share * step + margin * share * (1 - share) * 4 * step.norm(dim=-1, keepdim=True) * aside
-    nearer = torch.where(share[:, :, None] < 0.5, one[:, :, :3], other[:, :, :3])  # noqa: PLR2004
-    return perturbed(torch.cat([nearer, where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
+
+    def __init__(self, poses: Float[Tensor, "views 3 4"], margin: float) -> None:
+        self._poses, self._margin = poses, margin
+        self._neighbours = nearest(poses[:, :, 3], max(1, min(NEIGHBOURS, len(poses) - 1)))
+
+    def __call__(self, count: int, generator: Generator) -> Float[Tensor, "count 3 4"]:
+        """Poses, drawn anew."""
+        poses, neighbours = self._poses, self._neighbours
+        first = torch.randint(len(poses), (count,), generator=generator, device=poses.device)
+        rank = torch.randint(neighbours.shape[1], (count,), generator=generator, device=poses.device)
+        one, other = poses[first], poses[neighbours[first, rank]]
+        share = torch.rand(count, 1, generator=generator, device=poses.device)
+        step = other[:, :, 3] - one[:, :, 3]
+        aside = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, device=poses.device), dim=-1)
+        beside = self._margin * share * (1 - share) * 4 * step.norm(dim=-1, keepdim=True) * aside
+        where = one[:, :, 3] + share * step + beside
+        nearer = torch.where(share[:, :, None] < 0.5, one[:, :, :3], other[:, :, :3])  # noqa: PLR2004
+        return perturbed(torch.cat([nearer, where[:, :, None]], dim=-1), DEGREES, 0.0, generator)
+
+
+def nearest(places: Float[Tensor, "points 3"], count: int, chunk: int = 1024) -> Int[Tensor, "points count"]:
+    """Numbers of the points that are nearest to each, itself left out unless there is no other."""
+    found = []
+    for first in range(0, len(places), chunk):
+        away = torch.cdist(places[first : first + chunk], places)
+        away.diagonal(first).fill_(torch.inf)
+        found.append(away.topk(count, largest=False).indices)
+    return torch.cat(found)
 
 
 def upright(poses: Float[Tensor, "views 3 4"]) -> Float[Tensor, "3 3"]:
@@ -164,8 +193,3 @@ def look_at_point(poses: Float[Tensor, "views 3 4"]) -> Float[Tensor, "3"]:
     matrix = projectors.mean(dim=0) + 1e-4 * torch.eye(3, device=axes.device)
     right = (projectors @ origins[:, :, None]).mean(dim=0)[:, 0] + 1e-4 * origins.mean(dim=0)
     return torch.linalg.solve(matrix, right)
-
-
-def _between_percentiles(values: Tensor, count: int, generator: Generator) -> Tensor:
-    low, high = torch.quantile(values, torch.tensor([0.05, 0.95], device=values.device))
-    return low + (high - low) * torch.rand(count, generator=generator, device=values.device)

@@ -65,12 +65,13 @@ class Viewpoints:
 def look_at(origins: Float[Tensor, "views 3"], target: Float[Tensor, "3"]) -> Float[Tensor, "views 3 4"]:
     """Camera-to-world matrices of upright cameras (z is up, they look along -z)."""
     backward = torch.nn.functional.normalize(origins - target, dim=-1)
-    up = torch.tensor([0.0, 0.0, 1.0], device=origins.device).expand_as(backward)
+    x, _, z = torch.eye(3, device=origins.device)
+    up = z.expand_as(backward)
     sideways = torch.linalg.cross(up, backward)
     right = torch.where(
         sideways.norm(dim=-1, keepdim=True) > 1e-3,  # noqa: PLR2004
         torch.nn.functional.normalize(sideways, dim=-1),
-        torch.tensor([1.0, 0.0, 0.0], device=origins.device),
+        x,
     )
     return torch.stack([right, torch.linalg.cross(backward, right), backward, origins], dim=-1)
 

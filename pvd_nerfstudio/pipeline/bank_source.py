@@ -5,6 +5,7 @@ shown to the student too, once, and what it gets wrong is noted.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.data.views import Viewpoints
+from pvd_nerfstudio.distillation.active import points
 from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ChunkNotes
 from pvd_nerfstudio.distillation.bank import BankChunk, RayTargets, seeded_generator
 from pvd_nerfstudio.distillation.losses import pixel_errors
@@ -21,15 +23,20 @@ from pvd_nerfstudio.rendering.compositing import accumulate, render_weights
 from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.pixels import query_pixels
-from pvd_nerfstudio.teacher.targets import Rendered, SharedSamples, keep, mean_positions, query_rays
+from pvd_nerfstudio.teacher.targets import Rendered, SharedSamples, crowd_along, keep, mean_positions, query_rays
 
 RAYS_OF_A_VIEW = 4
 """Fewer say too little about a view."""
 TRY_EVERY = 4
 """The student tries itself on every so manyth new chunk: on each it would cost a quarter of the training."""
 
-RAYS_OF_A_POINT_RAY = 4
-"""Pixels of a teacher that shows whole views for each ray whose samples it is asked about, which takes far longer."""
+POINT_RAYS = 1 / 4
+"""Of the rays of a chunk of a teacher that shows whole views, those whose samples it is asked about, at most: that
+takes far longer."""
+CROWD = 40
+"""Gaussians at a point from which on there are fewer, for each of them takes its time."""
+PROBED = 64
+"""Rays by which their number is found out."""
 
 
 @dataclass
@@ -111,11 +118,19 @@ class ChunkSource:
         chunk = query_pixels(teacher, self._shared, self._data.draw_views, count, generator)
         if teacher.has_density and notes.number < self._with_points:
             views = self._data.viewpoints(notes.poses.to(generator.device), generator)
-            few = max(1, count // RAYS_OF_A_POINT_RAY)
-            rays, rendered = query_rays(teacher, self._shared, views.rays, few, generator)
+            rays, rendered = query_rays(teacher, self._shared, views.rays, self._point_rays, generator)
             chosen = self._choose(rendered, None, notes, generator)
             chunk.points = keep(rays, rendered, chosen, self._shared.spacing, features=False).points
         return chunk
+
+    @cached_property
+    def _point_rays(self) -> int:
+        """How many rays of a chunk are asked at points, the same in a run that is resumed."""
+        assert self._teacher is not None
+        generator = seeded_generator(self._student.device, self._seed + 6, 0)
+        views = self._data.viewpoints(torch.empty(0, 3, 4, device=generator.device), generator)
+        crowd = crowd_along(self._teacher, self._shared, views.rays, PROBED, generator)
+        return max(1, round(POINT_RAYS * self._method.rays_per_chunk * min(1.0, CROWD / max(crowd, 1.0))))
 
     @property
     def _shared(self) -> SharedSamples:
@@ -136,7 +151,7 @@ class ChunkSource:
             rendered.samples.ray_indices,
             self._method.empty_share,
         )
-        chosen = torch.multinomial(probability, self._method.points_per_chunk, replacement=True, generator=generator)
+        chosen = points.draw(probability, self._method.points_per_chunk, generator)
         if attempt is not None and self._active.config.points:
             notes.points = chosen.int().cpu()
         return chosen

@@ -80,6 +80,6 @@ def harmonics(degree: int, directions: Float[Tensor, "points 3"]) -> Float[Tenso
 
     They are nerfstudio's with a minus where the order is odd (the Condon-Shortley phase).
     """
-    orders = [order for band in range(1, degree + 1) for order in range(-band, band + 1)]
-    signs = torch.tensor([-1.0 if order % 2 else 1.0 for order in orders], device=directions.device)
+    bands = [torch.arange(-band, band + 1, device=directions.device) for band in range(1, degree + 1)]
+    signs = 1 - 2 * (torch.cat(bands) % 2) if bands else 1
     return components_from_spherical_harmonics(degree + 1, directions)[:, 1:] * signs

@@ -18,6 +18,8 @@ from pvd_nerfstudio.rendering.space import Region, Spacing
 
 FEW_PARTS = 4
 """Of a grid's corners, up to which they are asked without a bar."""
+CANDIDATES = 1 << 22
+"""Samples of all rays up to which a GPU looks at them all, rather than wait until the CPU knows how many count."""
 VisibleFn = Callable[[Float[Tensor, "points 3"]], Bool[Tensor, "points"]]
 
 
@@ -67,6 +69,7 @@ class OccupancyGrid(Region):
         self.register_buffer("bounds", aabb.clone())
         occupied = torch.ones(resolution, resolution, resolution, dtype=torch.bool)
         self.register_buffer("occupied", occupied, persistent=False)
+        self._measure()
 
     def get_extra_state(self) -> dict[str, Any]:
         """The cells as a checkpoint holds them, eight in a byte."""
@@ -74,6 +77,7 @@ class OccupancyGrid(Region):
 
     def set_extra_state(self, state: dict[str, Any] | Tensor) -> None:
         """The cells from a checkpoint; an older one has those of the scene box, also in contracted space."""
+        self._measure()
         saved = state if isinstance(state, dict) else {"contracted": False, "cells": state}
         self.occupied.copy_(unpacked(saved["cells"], self.occupied.shape))
         if saved["contracted"] != self.contracted:
@@ -129,6 +133,11 @@ class OccupancyGrid(Region):
         """Mark these cells and no others."""
         self.occupied.copy_(cells)
         self.bounds.copy_(self._occupied_bounds())
+        self._measure()
+
+    def _measure(self) -> None:
+        """How long a ray may be on its way through the grid."""
+        self._longest = math.inf if self.contracted else float((self.bounds[1] - self.bounds[0]).norm())
 
     def restrict(self, other: "OccupancyGrid | NestedGrid") -> None:
         """Drop the cells that lie outside another grid, looked up at the middles of their eight octants."""
@@ -159,7 +168,8 @@ class OccupancyGrid(Region):
     ) -> PackedSamples:
         """Intervals, counted from `near`, whose midpoint lies in an occupied cell and before `far`.
 
-        nerfacc marches through a box in even steps, on CUDA where it runs; else every candidate is looked up at once.
+        nerfacc marches through a box in even steps, on CUDA where it runs; else every candidate is looked up at once,
+        and the CPU waits for a GPU once: for the number of those that count.
         """
         if origins.is_cuda and kernels_run("nerfacc") and not self.contracted and math.isinf(spacing.bend):
             intervals, samples, *_ = nerfacc.traverse_grids(
@@ -179,14 +189,19 @@ class OccupancyGrid(Region):
         if not self.contracted:
             enter, leave = _box_span(origins, directions, self.bounds)
             enter, leave = torch.maximum(enter, near), torch.minimum(leave, far)
+        most, crosses = spacing.most(self._longest), leave > enter
+        if origins.is_cuda and len(origins) * most < CANDIDATES:
+            crossing, count = torch.arange(len(origins), device=origins.device), math.ceil(most) + 1
+            enter, leave = torch.where(crosses, enter, near), torch.where(crosses, leave, near)
+        else:
+            crossing = crosses[:, 0].nonzero()[:, 0]
+            if not len(crossing):
+                empty = origins.new_zeros(0, 1)
+                return PackedSamples(crossing, empty, empty)
+            span = spacing.steps(leave[crossing]) - spacing.steps(enter[crossing])
+            count = int(span.max().ceil().item()) + 1
         begin = spacing.steps(near)
         first = torch.floor(spacing.steps(torch.maximum(enter, near)) - begin)
-        crossing = (leave > enter)[:, 0].nonzero()[:, 0]
-        if not len(crossing):
-            empty = origins.new_zeros(0, 1)
-            return PackedSamples(crossing, empty, empty)
-        span = spacing.steps(leave[crossing]) - spacing.steps(enter[crossing])
-        count = int(span.max().ceil().item()) + 1
         edges = spacing.distance(
             (begin + first)[crossing] + torch.arange(count + 1, device=origins.device, dtype=near.dtype)
         )

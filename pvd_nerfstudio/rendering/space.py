@@ -57,6 +57,10 @@ class Spacing:
         behind = 1 - self.bend / distance.clamp_min(self.bend)
         return (distance.clamp_max(self.bend) + self.bend * behind) / self.step_size
 
+    def most(self, length: float) -> float:
+        """How many samples a piece of a ray has at most, by its length."""
+        return min(length, 2 * self.bend) / self.step_size
+
     def distance(self, steps: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """The distance after so many samples: `steps` backwards."""
         even = steps * self.step_size

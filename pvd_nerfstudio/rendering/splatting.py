@@ -77,7 +77,7 @@ def view_of(camera: Cameras) -> View:
 def view_at(pose: Float[Tensor, "3 4"], intrinsics: list[float], width: int, height: int) -> View:
     """A pinhole camera, of nerfstudio's camera to world (x to the right, y up, z backwards), and fx, fy, cx, cy."""
     fx, fy, cx, cy = intrinsics
-    rotation = (pose[:, :3] * pose.new_tensor([1.0, -1.0, -1.0])).T
+    rotation = torch.cat([pose[:, :1], -pose[:, 1:3]], dim=1).T
     return View(rotation, -rotation @ pose[:, 3], (fx, fy), (cx, cy), width, height)
 
 
@@ -168,13 +168,17 @@ class Touched:
 @torch.no_grad()
 def touch(projected: Projected, opacities: Float[Tensor, "gaussians 1"], view: View) -> Touched:
     """Find the tiles in which a Gaussian may cover something."""
-    limits = torch.tensor([math.ceil(view.width / TILE), math.ceil(view.height / TILE)], device=opacities.device)
     reach = 2 * (opacities[:, 0] / LEAST_ALPHA).log()
     half = (reach.clamp_min(0)[:, None] * projected.variances).sqrt()
-    first = ((projected.means - half) / TILE).floor().clamp_min(0).minimum(limits).long()
-    last = (((projected.means + half) / TILE).floor() + 1).clamp_min(0).minimum(limits).long()
+    low, high = (((projected.means + sign * half) / TILE).floor() for sign in (-1, 1))
+    first, last = (_within(tiles, view).long() for tiles in (low, high + 1))
     spans = (last - first).clamp_min(0)
     return Touched(first, spans * ((reach > 0) & (projected.depths > CLOSEST))[:, None], reach)
+
+
+def _within(tiles: Float[Tensor, "gaussians 2"], view: View) -> Float[Tensor, "gaussians 2"]:
+    limits = math.ceil(view.width / TILE), math.ceil(view.height / TILE)
+    return torch.stack([tiles[:, axis].clamp(0, limit) for axis, limit in enumerate(limits)], dim=-1)
 
 
 @torch.no_grad()

@@ -106,6 +106,11 @@ class FieldAdapter:
         del box, resolution, least
         return None
 
+    def crowd(self, samples: RaySamples) -> float:
+        """How many parts of the model an answer at one of these samples is made of, on average: its price."""
+        del samples
+        return 1.0
+
     def around(
         self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
     ) -> RaySamples:
@@ -356,12 +361,20 @@ class SplatAdapter(GenericAdapter):
         size = torch.full_like(positions[:, :1], extent)
         return self._gaussians.density(positions, size, size)
 
+    def crowd(self, samples: RaySamples) -> float:
+        return self._gaussians.crowd(samples.frustums.get_positions(), *_sizes(samples))
+
     def query(self, samples: RaySamples) -> Answer:
         frustums = samples.frustums
-        middle, length = (frustums.starts + frustums.ends) / 2, frustums.ends - frustums.starts
-        width = frustums.pixel_area.sqrt() * middle
-        density, rgb = self._gaussians.query(frustums.get_positions(), frustums.directions, length, width)
+        density, rgb = self._gaussians.query(frustums.get_positions(), frustums.directions, *_sizes(samples))
         return Answer(log_of(density), rgb, None)
+
+
+def _sizes(samples: RaySamples) -> tuple[Float[Tensor, "samples 1"], Float[Tensor, "samples 1"]]:
+    """Length of samples along their rays, and the distance to the neighbouring pixels' rays."""
+    frustums = samples.frustums
+    middle, length = (frustums.starts + frustums.ends) / 2, frustums.ends - frustums.starts
+    return length, frustums.pixel_area.sqrt() * middle
 
 
 ADAPTERS: dict[str, type[FieldAdapter]] = {

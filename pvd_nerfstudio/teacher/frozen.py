@@ -167,6 +167,11 @@ class FrozenTeacher:
                 feature=torch.cat(features) if features else None,
             )
 
+    def crowd(self, samples: RaySamples) -> float:
+        """How many parts of the model an answer at one of these samples is made of, on average: 1 for fields."""
+        with self._asked():
+            return self._adapter.crowd(samples)
+
     def query_points(
         self,
         positions: Float[Tensor, "points 3"],

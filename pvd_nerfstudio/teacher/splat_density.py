@@ -127,6 +127,13 @@ class SplatDensity:
         density, painted = total.split([1, 3], dim=-1)
         return density, painted / density.clamp_min(torch.finfo(density.dtype).tiny)
 
+    def crowd(
+        self, positions: Float[Tensor, "points 3"], length: Float[Tensor, "points 1"], width: Float[Tensor, "points 1"]
+    ) -> float:
+        """How many Gaussians reach a point, on average; sizes as in `density`."""
+        blur = BLUR * width.square() + (SMEARED * length).square()
+        return sum(len(points) for points, _ in self._near(positions, blur)) / max(1, len(positions))
+
     def occupied(
         self, box: Float[Tensor, "2 3"], resolution: int, least: float
     ) -> Bool[Tensor, "resolution resolution resolution"]:

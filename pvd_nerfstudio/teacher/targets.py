@@ -122,6 +122,18 @@ def render_in_sight(
     return rgb, opacity
 
 
+def crowd_along(
+    teacher: FrozenTeacher,
+    shared: SharedSamples,
+    draw_rays: Callable[[int, Generator], RayBundle],
+    count: int,
+    generator: Generator,
+) -> float:
+    """How many parts of the teacher reach a sample, on average over `count` rays; the rest as in `query_rays`."""
+    rays, shift = rays_that_meet_something(shared, draw_rays, count, generator)
+    return teacher.crowd(_ray_samples(shared.march(rays.origins, rays.directions, shift), rays))
+
+
 def _ray_samples(samples: PackedSamples, rays: RayBundle) -> RaySamples:
     """Packed samples in nerfstudio's words, with the cones of their rays."""
     index, starts, ends = samples.ray_indices, samples.starts, samples.ends
@@ -174,7 +186,7 @@ def keep(
         weight=rendered.weights[chosen],
         feature=answer.feature[chosen] if features and answer.feature is not None else None,
     )
-    start, end = _visible_span(rendered.samples, rendered.weights, spacing)
+    start, end = _visible_span(rendered.samples, rendered.weights, spacing, len(rays))
     targets = RayTargets(rays.origins, rays.directions, rendered.rgb, rendered.opacity, start, end)
     return BankChunk(rays=targets, points=points)
 
@@ -190,13 +202,12 @@ def mean_positions(rendered: Rendered, rays: RayBundle) -> Float[Tensor, "rays 3
 
 
 def _visible_span(
-    samples: PackedSamples, weights: Float[Tensor, "samples 1"], spacing: Spacing
+    samples: PackedSamples, weights: Float[Tensor, "samples 1"], spacing: Spacing, count: int
 ) -> tuple[Float[Tensor, "rays 1"], Float[Tensor, "rays 1"]]:
-    """Where the samples of each ray that can be seen begin and end, two samples added; the whole ray where none can.
-
-    Every ray must have a sample.
+    """Where the samples of each of so many rays that can be seen begin and end, two samples added; the whole ray where
+    none can.
     """
-    index, count = samples.ray_indices[:, None], int(samples.ray_indices[-1]) + 1
+    index = samples.ray_indices[:, None]
     seen = weights > VISIBLE
     nothing = samples.starts.new_zeros(count, 1)
     start = torch.full_like(nothing, torch.inf).scatter_reduce(

@@ -85,7 +85,7 @@ def test_views_around_stay_on_the_arc_and_upright_whatever_axis_is_up() -> None:
     ring = torch.stack([4 * angle.cos(), 4 * angle.sin(), torch.ones(30)], dim=-1)
     poses = views.look_at(CENTRE + ring, CENTRE)
     swap = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # now y is up
-    made = swap.T @ pseudo.around(swap @ poses, 400, 0.1, Generator().manual_seed(0))
+    made = swap.T @ pseudo.Around(swap @ poses, 0.1)(400, Generator().manual_seed(0))
     offset = made[:, :, 3] - CENTRE
     azimuth = torch.atan2(offset[:, 1], offset[:, 0])
     assert azimuth.min() > -0.11 and azimuth.max() < 1.11 and made[:, 2, 1].min() > 0.9
@@ -99,6 +99,14 @@ def test_views_along_a_path_stay_near_it() -> None:
     assert where[:, 1:].norm(dim=-1).max() <= 0.3 + 1e-5  # of a way to the third neighbour
     assert -0.1 <= where[:, 0].min() and where[:, 0].max() <= 20.1
     assert len(where[:, 0].int().unique()) > 15
+
+
+def test_neighbours_are_the_nearest_whatever_is_looked_at_together() -> None:
+    places = torch.rand(50, 3, generator=Generator().manual_seed(0))
+    away = (places[:, None] - places).norm(dim=-1).fill_diagonal_(torch.inf)
+    expected = away.argsort(dim=1)[:, :3]
+    for chunk in (7, 1024):
+        assert torch.equal(pseudo.nearest(places, 3, chunk), expected)
 
 
 @pytest.mark.parametrize("kind", [CameraType.EQUIRECTANGULAR, CameraType.FISHEYE, CameraType.VR180_L])

@@ -188,6 +188,15 @@ def test_points_by_both_weights_and_a_share_of_empty_space() -> None:
     assert both.tolist() == pytest.approx([0.35, 0.15, 0.45, 0.05], abs=1e-4)
 
 
+def test_points_are_drawn_from_more_samples_than_multinomial_takes() -> None:
+    probability = torch.zeros((1 << 24) + 10)
+    probability[[3, 1 << 20, (1 << 24) + 9]] = torch.tensor([0.5, 0.3, 0.2])
+    drawn = points.draw(probability, 20000, seeded())
+    values, counts = drawn.unique(return_counts=True)
+    assert values.tolist() == [3, 1 << 20, (1 << 24) + 9]
+    torch.testing.assert_close(counts / 20000, torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0)
+
+
 def test_weightiest_points_of_each_ray() -> None:
     weights = torch.tensor([0.1, 0.5, 0.3, 0.0, 0.9, 0.2, 0.2])
     index = torch.tensor([0, 0, 0, 0, 2, 3, 3])

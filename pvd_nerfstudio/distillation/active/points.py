@@ -6,7 +6,7 @@ teacher's weights would never lead to it.
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 
 from pvd_nerfstudio.distillation.active import Rule
 
@@ -33,6 +33,13 @@ def probability(
         return weightiest(weights, ray_indices).float() / len(weights)
     weights = weights.clamp_min(1e-8)
     return (1 - empty_share) * weights / weights.sum() + empty_share / len(weights)
+
+
+def draw(probability: Float[Tensor, "samples"], count: int, generator: Generator) -> Int[Tensor, "count"]:
+    """Numbers of samples, with replacement, from any number of them: `torch.multinomial` takes 2^24 at most."""
+    total = probability.double().cumsum(0)
+    where = total[-1] * torch.rand(count, dtype=total.dtype, generator=generator, device=total.device)
+    return torch.searchsorted(total, where, right=True).clamp_max(len(total) - 1)
 
 
 def weightiest(
