@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint release clean
+.PHONY: demo test test-cuda lint release clean
 
 demo: $(VENV)/installed
 	$(BIN)/pvd-demo
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What needs a GPU.
+test-cuda: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m cuda
 
 lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .

@@ -146,6 +146,8 @@ class Arm:
             writer.EVENT_WRITERS[:] = writers  # its own log goes with the folder
         result: dict[str, Any] = {"arm": self.name, "seed": self.seed, "curve": [asdict(one) for one in timed.curve]}
         end = timed.curve[-1]
+        if self.name in OURS:
+            result |= {"rays_per_step": pipeline.config.distillation.rays_per_step}
         if self.name in OURS and self.times:  # not a pilot
             result |= {"teacher_share": pipeline.teacher_seconds / end.seconds}
             if not (pipeline.config.model.chosen.is_drawn or pipeline._teacher.shows_views):

@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo) beside one: the same weights in both, and as good a student.
+"""Two processes on the CPU (gloo) beside one: the same weights in both, and as good a student, resumed too.
 
     python -m benchmarks.processes --output processes.json
 
@@ -22,11 +22,11 @@ import torch.distributed as dist
 import tyro
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import comms, writer
-from torch import Tensor
 
 from benchmarks.forked import fork, in_a_process, wait
 from benchmarks.small import ALL_LEVELS, small_student, small_teacher
 from pvd_nerfstudio.pipeline.comparison import Comparison
+from pvd_nerfstudio.student.registry import BUILT_IN
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.trainer import PVDTrainer
@@ -43,8 +43,8 @@ class Processes:
 
     output: Path
     """The file for the figures, JSON."""
-    students: tuple[str, ...] = ("mlp", "vm", "sparse")
-    """Architectures: vm grows, sparse prunes."""
+    students: tuple[str, ...] = tuple(name for name, config in BUILT_IN.items() if not config().is_drawn)
+    """Architectures; those that are drawn learn in one process."""
     steps: int = 50
     """Steps of a run."""
     seeds: int = 5
@@ -61,27 +61,35 @@ class Processes:
             teacher = Path((place / "teacher").read_text("utf8"))
             for student in self.students:
                 one = [self._train(place, teacher, student, 1, seed)[0] for seed in range(self.seeds)]
-                pairs = [self._train(place, teacher, student, 2, seed) for seed in range(self.seeds)]
-                two = [psnr for psnr, _ in pairs]
-                same = all(is_same for _, is_same in pairs)
-                figures[student] = {"one process, dB": one, "two processes, dB": two, "same weights": same}
-                worse = mean(one) - mean(two)
-                failed |= not same or worse > NOISE * max(stdev(one), 0.05) / self.seeds**0.5
-                print(f"{student}: {mean(one):.2f} dB (sd {stdev(one):.2f}) and {mean(two):.2f} dB, same: {same}")
+                figures[student] = {"one process, dB": one}
+                for words, resumes in (("two processes", False), ("two that resumed", True)):
+                    pairs = [self._train(place, teacher, student, 2, seed, resumes) for seed in range(self.seeds)]
+                    two = [psnr for psnr, _ in pairs]
+                    same = all(is_same for _, is_same in pairs)
+                    figures[student] |= {f"{words}, dB": two, f"{words}, same weights": same}
+                    worse = mean(one) - mean(two)
+                    failed |= not same or worse > NOISE * max(stdev(one), 0.05) / self.seeds**0.5
+                    print(f"{student}: {mean(one):.2f} dB (sd {stdev(one):.2f}); {words} {mean(two):.2f}, same: {same}")
         self.output.write_text(json.dumps(figures, indent=2), "utf8")
         if failed:
             sys.exit("Two processes come out differently, or worse than one.")
 
-    def _train(self, place: Path, teacher: Path, student: str, processes: int, seed: int) -> tuple[float, bool]:
+    def _train(
+        self, place: Path, teacher: Path, student: str, processes: int, seed: int, resumes: bool = False
+    ) -> tuple[float, bool]:
         """PSNR against the teacher, and whether all processes have the same weights."""
-        name, share = f"{student}-{processes}-{seed}", 2 // processes
+        name, share = f"{student}-{processes}-{seed}{'-resumed' * resumes}", 2 // processes
         options = (
             f"{ALL_LEVELS} --max-num-iterations {self.steps} --machine.seed {seed} "
             f"--pipeline.distillation.rays-per-step {RAYS * share} "
-            f"--pipeline.distillation.points-per-step {POINTS * share}"
+            f"--pipeline.distillation.points-per-step {POINTS * share} "
+            f"--steps-per-save {self.steps // 2} --save-only-latest-checkpoint False"
         )
         config = small_student(place, name, teacher, student, options)
         files = [place / f"{name}.{rank}" for rank in range(processes)]
+        if resumes:
+            saved = next((place / "small").rglob(f"{student}-2-{seed}/**/*{self.steps // 2:09d}.ckpt"))
+            config = small_student(place, name, teacher, student, f"--load-checkpoint {saved}")
         train_together(config, teacher, files)
         results = [torch.load(file, weights_only=True) for file in files]
         first = results[0]["weights"]
@@ -114,9 +122,16 @@ def _worker(config: TrainerConfig, teacher: Path, address: str, rank: int, files
     trainer = config.setup(local_rank=rank, world_size=count)
     assert isinstance(trainer, PVDTrainer)
     trainer.setup()
+    student, weights = trainer.pipeline.student, {}
+
+    def remember(step: int) -> None:  # of the last step: then the first process chooses between weights and average
+        if step + 1 == trainer.pipeline.config.steps:
+            weights.update(
+                {name: value.clone() for name, value in student.state_dict().items() if torch.is_tensor(value)}
+            )
+
+    trainer.on_step(remember)
     trainer.train()
-    student = trainer.pipeline.student
-    weights = {name: value for name, value in student.state_dict().items() if isinstance(value, Tensor)}
     errors = Comparison(FrozenTeacher(find_run(teacher), "cpu"), student).errors(
         trainer.pipeline.datamanager.train_cameras
     )

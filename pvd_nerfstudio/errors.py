@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
+from torch.multiprocessing import ProcessRaisedException
+
 from pvd_nerfstudio.input.text import say
 
 
@@ -32,8 +34,11 @@ def explain_errors() -> None:
         return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        of_another = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")
         if isinstance(error, InputError):
             say(str(error), "bold red")
+        elif isinstance(error, ProcessRaisedException) and of_another[1]:
+            say(of_another[2].strip(), "bold red")
         else:
             before(kind, error, trace)
 

@@ -24,6 +24,8 @@ from pvd_nerfstudio.input.shown import next_commands
 from pvd_nerfstudio.input.text import plain, say
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.pipeline.summary import summarize, table_of
+from pvd_nerfstudio.processes import rank
+from pvd_nerfstudio.rendering.kernels import build_kernels
 from pvd_nerfstudio.rendering.turns import Turns
 from pvd_nerfstudio.teacher.checkpoint import checkpoint_of_step, find_run, load_checkpoint
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
@@ -56,12 +58,13 @@ class PVDTrainer(Trainer):
 
     def __init__(self, config: PVDTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         config.resolve()
+        CONSOLE.quiet = CONSOLE.quiet or rank() > 0
         with without_others():
             super().__init__(config, local_rank, world_size)
         if config.vis != "viewer_legacy":  # which may interrupt whatever it waits for
             self.train_lock = Turns()  # type: ignore[assignment]
         self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
-        self._interruption = Interruption()
+        self._interruption = Interruption(self.device)
         self._has_begun, self._last_done = False, -1
         self.ends_program = True
         """Whether Ctrl-C ends the program: of a KeyboardInterrupt `ns-train` would print the traceback."""
@@ -90,6 +93,7 @@ class PVDTrainer(Trainer):
             return
         with self._leaving_nothing():
             self._claim()
+            build_kernels(self.pipeline.student.device)
             self.pipeline.hand_over()
             self.pipeline.bank_at(self._start_step)
             if self.local_rank == 0:
@@ -125,7 +129,7 @@ class PVDTrainer(Trainer):
             self.optimizers.load_optimizers(saved["optimizers"])
             if config.load_scheduler:
                 self.optimizers.load_schedulers(saved.get("schedulers", {}))
-            if self.grad_scaler.is_enabled():
+            if self.grad_scaler.is_enabled() and saved["scalers"]:  # there are none of a run in single precision
                 check_like(saved["scalers"], self.grad_scaler.state_dict())
                 self.grad_scaler.load_state_dict(saved["scalers"])
         except Exception as error:  # whatever does not fit
@@ -237,7 +241,8 @@ class PVDTrainer(Trainer):
 
     def _end_step_of(self, step: int) -> None:
         self._last_done = step
-        self._interruption.end_step()
+        self._interruption.goes_on = step + 1 < self.config.pipeline.steps
+        self._interruption.end_step(step)
 
     def _summarize(self, step: int) -> None:
         """What it came to, and what people do next."""

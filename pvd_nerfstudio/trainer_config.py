@@ -54,6 +54,12 @@ OF_PICTURES = {
 """What of the method concerns students that learn from whole pictures."""
 
 
+OFTEN = {"steps_per_save": 1000, "steps_per_eval_batch": 500, "steps_per_eval_image": 2000}
+"""Steps between what is done now and then."""
+RARELY = 5
+"""Times as many of them on a GPU."""
+
+
 def _opened_config() -> Path | None:
     """The config.yml that nerfstudio's `eval_setup` is reading, which tells nobody; None outside of it."""
     loader = sys.modules.get("nerfstudio.utils.eval_utils")  # which cannot be imported while methods are registered
@@ -151,6 +157,7 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         if self.machine.device_type == "cpu" and self.machine.num_devices > 1:  # nerfstudio starts them on CUDA alone
             say(f"Several processes need CUDA GPUs: one on the CPU, and not {self.machine.num_devices}.", "yellow")
             self.machine = replace(self.machine, num_devices=1)
+        self._suit_machine()
         if self.resumes:
             self._take_over_own_run()
         elif self.teacher_checkpoint is not None:
@@ -158,6 +165,15 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         else:
             raise InputError("Which run is the teacher? Name it with --teacher-checkpoint PATH.")
         self._resolve()
+
+    def _suit_machine(self) -> None:
+        """A CPU has no use for half precision, and a GPU takes its steps so fast that it saves less often."""
+        if self.machine.device_type == "cpu":
+            self.mixed_precision = False
+            return
+        for name, steps in OFTEN.items():
+            if getattr(self, name) == steps:
+                setattr(self, name, RARELY * steps)
 
     def _take_over_teacher(self, run: TeacherRun) -> None:
         """What the user left open, from the teacher's run."""
@@ -281,6 +297,7 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
                     "yellow",
                 )
         pipeline.steps, pipeline.seed = self.max_num_iterations, self.machine.seed
+        pipeline.is_step_open = not self.resumes and self._leaves_step_open()
         pipeline.distillation = pipeline.distillation.resolved(model.chosen.preferred)
         if pipeline.active.rays and pipeline.distillation.chunks == 1:
             raise InputError(
@@ -303,6 +320,13 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         place = Path(pipeline.datamanager.dataparser.data)
         if place.exists():  # so that the run opens from any working directory
             pipeline.datamanager.dataparser.data = Path(os.path.abspath(place))
+
+    def _leaves_step_open(self) -> bool:
+        """Whether the user has not said how much a step takes on."""
+        method, model = self.pipeline.distillation, self.pipeline.model
+        is_said = {"rays_per_step", "points_per_step"} & method.chosen.keys() or method.preset != "bank"
+        unsaid_factor = model.train_step_factor == type(model)().train_step_factor
+        return self.pipeline.fit_step and not is_said and unsaid_factor and not model.chosen.is_drawn
 
     def _check_drawn(self) -> None:
         """What a student that is drawn cannot be told.
@@ -364,6 +388,8 @@ def _by_student(what: Callable[[Any], float]) -> Callable[[str], str]:
     return lambda default: words if float(default) == 0 else default
 
 
+tell_defaults(PVDTrainerConfig, {name: f"{steps}, on a GPU {RARELY * steps}" for name, steps in OFTEN.items()})
+tell_defaults(PVDTrainerConfig, {"mixed_precision": "on a GPU"})
 tell_defaults(PVDTrainerConfig, {"max_num_iterations": _by_student(lambda config: config.iterations)})
 hide(PVDTrainerConfig, "prompt")
 hide(DistillationPipelineConfig, "teacher", "steps", "seed")

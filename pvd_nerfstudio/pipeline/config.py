@@ -44,8 +44,13 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     space, where rays pass through more of what is thin."""
     splat_density: bool = True
     """Ask a teacher of Gaussians at points, too; otherwise its pictures and their depth are distilled alone."""
+    fit_step: bool = True
+    """Choose rays a step and the length of training's samples where they are left at their defaults: in contracted
+    space by how many samples rays have, on a GPU by how long a step takes."""
     inherit_color_head: bool = True
     """Start with the teacher's colour head where its shape fits."""
+    is_step_open: tyro.conf.Suppress[bool] = False
+    """Whether they were left at their defaults; until the hand-over."""
     steps: int = 0
     """Steps of the whole run, which the stages are shares of; --max-num-iterations sets it."""
     seed: int = 0

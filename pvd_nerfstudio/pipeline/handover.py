@@ -17,6 +17,7 @@ from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
+from pvd_nerfstudio.processes import numbers_of_first, take_from_first
 from pvd_nerfstudio.student.model import PointAnswers, StudentModel
 from pvd_nerfstudio.teacher.capabilities import capabilities_table
 from pvd_nerfstudio.teacher.check import check_frame, check_renderings, keep_frame
@@ -114,6 +115,8 @@ def equip(
             drop_unseen(teacher, shared_samples(student), data.draw_rays, config.seed)
     else:
         fill_grid_from_views(student.grid, teacher, data.draw_views)
+    take_from_first(student.grid.occupied)
+    student.grid.occupy(student.grid.occupied.clone())
     grow()
     if config.inherit_color_head:
         student.inherit_color_head(teacher.color_head())
@@ -131,7 +134,8 @@ def _fit_space(
     else:
         shown = shown_in_views(teacher, data.draw_views, config.seed)
     scale = student.config.scale or shown.scale
-    student.fit(scale, shown.bend(scale))
+    scale, bend = numbers_of_first([scale, shown.bend(scale)], student.device)
+    student.fit(scale, bend)
     say(f"Space is contracted beyond {scale:.3g} from the middle (--pipeline.model.scale).")
 
 

@@ -20,12 +20,14 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
+from pvd_nerfstudio.pipeline.fit_step import fit_samples, fit_to_gpu
 from pvd_nerfstudio.pipeline.handover import compare_renderings, equip, load_teacher, meet, point_answers
 from pvd_nerfstudio.pipeline.picture_source import PictureSource, picture_size, sow
 from pvd_nerfstudio.pipeline.picture_step import PictureStep
 from pvd_nerfstudio.pipeline.refinement import refine
 from pvd_nerfstudio.pipeline.step import TrainingStep
 from pvd_nerfstudio.pipeline.student import StudentPipeline
+from pvd_nerfstudio.processes import rank
 from pvd_nerfstudio.student.average import EVERY
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.model import PointAnswers
@@ -57,8 +59,7 @@ class DistillationPipeline(StudentPipeline):
         # world_size=1: several processes wrap the student (DDP) once it has got its size, after the hand-over.
         super().__init__(config, device, test_mode=test_mode, local_rank=local_rank, grad_scaler=grad_scaler)
         self.world_size, self._local_rank = world_size, local_rank
-        self._rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        self._seed = config.seed + 100003 * self._rank
+        self._seed = config.seed + 100003 * rank()
         self._teacher: FrozenTeacher | None = None
         self._optimizers: Any = None
         self._step: TrainingStep | PictureStep | None = None
@@ -123,10 +124,13 @@ class DistillationPipeline(StudentPipeline):
         self.panel.show_levels()
         if self._first_step == 0:
             self._equip(teacher)
+            if config.is_step_open:
+                self._fit_step()
             if isinstance(student, SplatModel):
                 sow(teacher, student, data, self._seed)
                 self._learn_anew()
-        compare_renderings(teacher, student, data)
+        if rank() == 0:
+            compare_renderings(teacher, student, data)
         self.compare_with(teacher)
         if not data.has_eval_images and len(data.eval_dataset):
             say("The evaluation images are missing: evaluation is against the teacher.", "yellow")
@@ -136,6 +140,16 @@ class DistillationPipeline(StudentPipeline):
 
     def _equip(self, teacher: FrozenTeacher) -> None:
         equip(teacher, self.student, self.datamanager, self.config, grow=lambda: self._grow(0))
+
+    def _fit_step(self) -> None:
+        """How much a step takes on; config.yml has it then."""
+        config, data = self.config, self.datamanager
+        if config.model.contracted:
+            fit_samples(self.student, config.distillation, data.draw_rays, config.seed)
+        if self.student.device.type == "cuda":
+            fit_to_gpu(self.student, config.distillation, data.draw_rays, config.seed)
+        config.is_step_open = False
+        data.config.train_num_rays_per_batch = config.distillation.rays_per_step
 
     def _place_orbit(self, teacher: FrozenTeacher) -> None:
         """Where views stand in for a data set, put them around what the teacher shows."""
@@ -221,7 +235,7 @@ class DistillationPipeline(StudentPipeline):
         self._saved_projection = {
             name.removeprefix(PROJECTION): value for name, value in loaded_state.items() if name.startswith(PROJECTION)
         }
-        if self.active is not None and self._rank > 0:  # what was saved is about the first process's chunks
+        if self.active is not None and rank() > 0:  # what was saved is about the first process's chunks
             self.active.clear()
 
     def get_training_callbacks(
@@ -283,7 +297,9 @@ class DistillationPipeline(StudentPipeline):
         """Give the student the size of this step; returns whether it has changed."""
         optimizers = self._optimizers
         fields = None if optimizers is None else optimizers.optimizers.get("fields")
-        grew = self.student.grow(step / self.config.steps, fields, self._point_answers)
+        training = self._step if isinstance(self._step, TrainingStep) else None
+        rays = None if training is None else lambda: training.some_rays(step)
+        grew = self.student.grow(step / self.config.steps, fields, self._point_answers, rays)
         if grew and optimizers is not None:
             optimizers.parameters |= self.student.get_param_groups()
         return grew

@@ -14,6 +14,7 @@ import torch
 from torch.utils.cpp_extension import _get_build_directory
 
 from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.processes import any_of_them, are_several, rank
 
 INSTEAD = {"nerfacc": "our own march and compositing run in their place", "gsplat": "our own rasteriser runs instead"}
 """Whose kernels we know, and what runs where they do not."""
@@ -41,6 +42,15 @@ def kernels_run(package: str) -> bool:
             _remember(package, problem)
     say(f"Without {package}'s CUDA kernels ({problem}): {INSTEAD[package]}. To try again, delete {_record(package)}.")
     return False
+
+
+def build_kernels(device: torch.device) -> None:
+    """Where there are several processes, the first builds what all of them use, lest they build it at once."""
+    for turn in (True, False):
+        if device.type == "cuda" and are_several() and (rank() == 0) == turn:
+            for package in INSTEAD:
+                kernels_run(package)
+        any_of_them(False, device)
 
 
 def _record(package: str) -> Path:

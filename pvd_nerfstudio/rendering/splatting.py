@@ -75,10 +75,13 @@ def view_of(camera: Cameras) -> View:
 
 
 def view_at(pose: Float[Tensor, "3 4"], intrinsics: list[float], width: int, height: int) -> View:
-    """A pinhole camera, of nerfstudio's camera to world (x to the right, y up, z backwards), and fx, fy, cx, cy."""
+    """A pinhole camera, of nerfstudio's camera to world (x to the right, y up, z backwards), and fx, fy, cx, cy.
+
+    There is no product of matrices in it: in mixed precision it would be one of halves.
+    """
     fx, fy, cx, cy = intrinsics
     rotation = torch.cat([pose[:, :1], -pose[:, 1:3]], dim=1).T
-    return View(rotation, -rotation @ pose[:, 3], (fx, fy), (cx, cy), width, height)
+    return View(rotation, -(rotation * pose[:, 3]).sum(dim=-1), (fx, fy), (cx, cy), width, height)
 
 
 @dataclass

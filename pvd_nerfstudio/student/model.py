@@ -24,6 +24,8 @@ from pvd_nerfstudio.input.bounded import Bounded
 from pvd_nerfstudio.input.help import hide
 from pvd_nerfstudio.input.ranges import COUNT, above, at_least
 from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.processes import take_from_first
+from pvd_nerfstudio.rendering.at_once import at_once
 from pvd_nerfstudio.rendering.compositing import accumulate, median_depth, render_weights
 from pvd_nerfstudio.rendering.normals import normals_of
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid, PackedSamples
@@ -106,7 +108,7 @@ class StudentModelConfig(StudentSizes):
     enable_collider: bool = False
     """Not used: near_plane and far_plane bound the rays."""
     eval_num_rays_per_chunk: int = 8192
-    """Rays rendered at a time in evaluation."""
+    """Rays rendered at a time in evaluation; eight times as many on a GPU."""
 
     @property
     def chosen(self) -> FieldConfig:
@@ -238,13 +240,20 @@ class StudentModel(Averaged, Judged):
         known = {id(matrix) for matrix in matrices}
         return {"matrices": matrices, "fields": [value for value in parameters if id(value) not in known]}
 
-    def grow(self, progress: float, optimizer: Optimizer | None = None, teacher: PointAnswers | None = None) -> bool:
+    def grow(
+        self,
+        progress: float,
+        optimizer: Optimizer | None = None,
+        teacher: PointAnswers | None = None,
+        rays: Callable[[], RayBundle] | None = None,
+    ) -> bool:
         """Give the field the size that is right at a share of the run; returns whether anything changed.
 
         Args:
             progress: the share, in [0, 1).
             optimizer: who learns; None before there is one.
             teacher: answers positions and directions with log-density and colour; None where nobody can.
+            rays: gives some of those that are learned from; None before there are any.
         """
 
         def occupied(unit: Tensor) -> Tensor:
@@ -262,11 +271,30 @@ class StudentModel(Averaged, Judged):
             log_density, rgb = teacher(positions, torch.where(behind, -towards, towards))
             return log_density + per_cell.log(), rgb
 
-        answers = None if teacher is None else seen_from_outside
-        grew = grow(self.field, Moment(progress, occupied, self.grid.resolution, optimizer, answers))
+        def carried(cells: int) -> Tensor:
+            assert rays is not None
+            return self.carried(rays(), cells)
+
+        answers, weights = None if teacher is None else seen_from_outside, None if rays is None else carried
+        grew = grow(self.field, Moment(progress, occupied, self.grid.resolution, optimizer, answers, weights))
         if grew:
             self.drop_average()
         return grew
+
+    @torch.no_grad()
+    def carried(self, rays: RayBundle, cells: int) -> Float[Tensor, "cells cells cells"]:
+        """Largest compositing weight that the field shows on some rays in each cell of a grid over the unit cube."""
+        largest = torch.zeros(cells**3, device=self.device)
+        for begin in range(0, len(rays), self.config.eval_num_rays_per_chunk):
+            some = rays[begin : begin + self.config.eval_num_rays_per_chunk]
+            samples = self.sample(some)
+            positions, index = samples.positions(some.origins, some.directions), samples.ray_indices
+            density = self.field.to_density(self._shallow(positions)[0])
+            weights = render_weights(density, samples.ends - samples.starts, index, len(some))
+            x, y, z = (self.field.to_unit(positions) * cells).long().clamp(0, cells - 1).unbind(dim=-1)
+            largest.scatter_reduce_(0, (x * cells + y) * cells + z, weights[:, 0], "amax")
+        take_from_first(largest)
+        return largest.view(cells, cells, cells)
 
     def inherit_color_head(self, weights: dict[str, Tensor] | None) -> None:
         """Start with a teacher's colour head, where there is one of the same shapes; the log says which."""
@@ -315,12 +343,14 @@ class StudentModel(Averaged, Judged):
 
     def _shallow(self, positions: Float[Tensor, "points 3"]) -> tuple[Tensor, Tensor]:
         """Log-density and feature, as many points at a time as caches like."""
-        log_densities, features = zip(*(self.field.shallow(some) for some in positions.split(POINTS_AT_ONCE)))
+        parts = positions.split(at_once(POINTS_AT_ONCE, positions.device))
+        log_densities, features = zip(*(self.field.shallow(some) for some in parts))
         return torch.cat(log_densities), torch.cat(features)
 
     def _deep(self, features: Float[Tensor, "points channels"], directions: Float[Tensor, "points 3"]) -> Tensor:
         """Colours, likewise."""
-        parts = zip(features.split(POINTS_AT_ONCE), directions.split(POINTS_AT_ONCE))
+        size = at_once(POINTS_AT_ONCE, features.device)
+        parts = zip(features.split(size), directions.split(size))
         return torch.cat([self.field.deep(*part) for part in parts])
 
     def sample(self, rays: RayBundle) -> PackedSamples:
@@ -378,7 +408,7 @@ class StudentModel(Averaged, Judged):
     def portions(self, total: int) -> Iterator[slice]:
         """The rays of an image, as many at a time as memory likes; where there is a viewer, others have their turn
         between two portions: an image in the midst of training shows the weights of several steps."""
-        most = self.config.eval_num_rays_per_chunk
+        most = at_once(self.config.eval_num_rays_per_chunk, self.device)
         if self.turns is None:
             return (slice(begin, begin + most) for begin in range(0, total, most))
         return portions(total, most, self._give_way)

@@ -1,5 +1,6 @@
 """The splat student: Gaussians that are drawn, where all other students' rays are marched along."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -75,9 +76,15 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
         """Each parameter alone, by its name: their learning rates differ."""
         return {name: [value] for name, value in self.field.named.items()}
 
-    def grow(self, progress: float, optimizer: Optimizer | None = None, teacher: PointAnswers | None = None) -> bool:
+    def grow(
+        self,
+        progress: float,
+        optimizer: Optimizer | None = None,
+        teacher: PointAnswers | None = None,
+        rays: Callable[[], RayBundle] | None = None,
+    ) -> bool:
         """Nothing grows by the clock."""
-        del progress, optimizer, teacher
+        del progress, optimizer, teacher, rays
         return False
 
     def inherit_color_head(self, weights: dict[str, Tensor] | None) -> None:

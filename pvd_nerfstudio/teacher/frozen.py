@@ -25,6 +25,7 @@ from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.hash_table import quicken
 from pvd_nerfstudio.input.text import plain
+from pvd_nerfstudio.rendering.at_once import at_once
 from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapted, adapter_of, space_of
@@ -32,6 +33,8 @@ from pvd_nerfstudio.teacher.building import build, building, implementation_of, 
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, digest, load_state, load_weight
 from pvd_nerfstudio.teacher.old_layouts import current_layout
 
+POINTS_AT_ONCE, RAYS_AT_ONCE = 1 << 14, 1 << 10
+"""What is answered in one go on a CPU."""
 LARGEST_DENSITY = 1e10
 """What is denser is as opaque in any sample."""
 
@@ -136,11 +139,11 @@ class FrozenTeacher:
             return density.clamp_max(LARGEST_DENSITY)
 
     def densities(
-        self, positions: Float[Tensor, "points 3"], extent: float, chunk: int = 1 << 14
+        self, positions: Float[Tensor, "points 3"], extent: float, chunk: int | None = None
     ) -> Float[Tensor, "points 1"]:
         """What `density` is where the teacher shows anything, at as many positions as one likes; otherwise 0."""
         parts = []
-        for some in positions.split(chunk):
+        for some in positions.split(chunk or self._points_at_once):
             density = self.density(some, extent)
             parts.append(density if self.grid is None else density * self.grid.contains(some)[:, None])
         return torch.cat(parts)
@@ -155,11 +158,12 @@ class FrozenTeacher:
         """The grid of an earlier student or of instant-ngp, which shows nothing outside it; None for all others."""
         return self._adapter.grid
 
-    def query(self, samples: RaySamples, chunk: int = 1 << 14) -> Answer:
+    def query(self, samples: RaySamples, chunk: int | None = None) -> Answer:
         """Log-density, colour and feature of samples, `[samples]` in shape, of which there is at least one."""
         with self._asked():
-            starts = range(0, len(samples.frustums.origins), chunk)
-            parts = [self._ask(samples[start : start + chunk]) for start in starts]
+            size = chunk or self._points_at_once
+            starts = range(0, len(samples.frustums.origins), size)
+            parts = [self._ask(samples[start : start + size]) for start in starts]
             features = [part.feature for part in parts if part.feature is not None]
             return Answer(
                 log_density=torch.cat([part.log_density for part in parts]),
@@ -177,21 +181,27 @@ class FrozenTeacher:
         positions: Float[Tensor, "points 3"],
         directions: Float[Tensor, "points 3"],
         extent: float,
-        chunk: int = 1 << 14,
+        chunk: int | None = None,
     ) -> tuple[Float[Tensor, "points 1"], Float[Tensor, "points 3"]]:
         """Log-density and colour at world positions, as many as one likes: features are not kept."""
         with self._asked():
+            size = chunk or self._points_at_once
             parts = [
                 self._ask(self._adapter.around(*pair, extent))
-                for pair in zip(positions.split(chunk), directions.split(chunk))
+                for pair in zip(positions.split(size), directions.split(size))
             ]
             return torch.cat([part.log_density for part in parts]), torch.cat([part.rgb for part in parts])
 
-    def render_rays(self, rays: RayBundle, chunk: int = 1024) -> Float[Tensor, "rays 3"]:
+    @property
+    def _points_at_once(self) -> int:
+        return at_once(POINTS_AT_ONCE, self.device)
+
+    def render_rays(self, rays: RayBundle, chunk: int | None = None) -> Float[Tensor, "rays 3"]:
         """The teacher's own rendering of rays, with its own samples; needs `renders_natively` and rays to render."""
         assert self.renders_natively, "this teacher cannot render with its own samples here"
+        size = chunk or at_once(RAYS_AT_ONCE, self.device)
         with self._asked():
-            return torch.cat([image_of(self.model(rays[i : i + chunk])) for i in range(0, len(rays), chunk)])
+            return torch.cat([image_of(self.model(rays[i : i + size])) for i in range(0, len(rays), size)])
 
     def render(self, camera: Cameras) -> Float[Tensor, "height width 3"]:
         """The teacher's own rendering of one camera."""

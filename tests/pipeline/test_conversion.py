@@ -297,6 +297,22 @@ def test_a_growing_student_resumes_as_if_it_had_not_stopped(name: str, teacher: 
             torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=1e-4)
 
 
+def test_cells_know_the_most_that_any_ray_sees_of_them(teacher: Run, tmp_path: Path) -> None:
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "sparse", "--max-num-iterations", "30")
+    trainer = start(distil_config(tmp_path, *options))
+    student = trainer.pipeline.student
+    rays = trainer.pipeline.hand_over().some_rays(0)
+    carried = student.carried(rays, 16)
+    one = student.carried(rays[:1], 16)
+    assert carried.shape == (16, 16, 16) and 0.1 < carried.max() <= 1
+    assert (carried >= one).all() and one.max() > 0
+    samples = student.sample(rays)
+    unit = student.field.to_unit(samples.positions(rays.origins, rays.directions))
+    hit = torch.zeros(16, 16, 16, dtype=torch.bool)
+    hit[tuple((unit * 16).long().clamp(0, 15).T)] = True
+    assert not carried[~hit].any()
+
+
 def test_sparse_student_starts_from_what_the_teacher_says_at_its_vertices(teacher: Run, tmp_path: Path) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--student", "sparse", "--max-num-iterations", "30")
     pipeline = start(distil_config(tmp_path, *options)).pipeline

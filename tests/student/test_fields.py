@@ -319,6 +319,24 @@ def test_spherical_harmonics_of_degree_0_look_the_same_from_everywhere() -> None
     assert field.deep(feature, directions(40)).std(dim=0).max() < 1e-6
 
 
+def test_voxels_that_carry_no_weight_are_dropped_where_that_is_wanted() -> None:
+    """In contracted space, or where the user says so: about what carries weight one cell stays."""
+    kept = {}
+    for name, contracted, least in (("box", False, None), ("contracted", True, None), ("said", False, 0.3)):
+        config = SparseFieldConfig(resolution=16, subdivide_at=(0.3, 0.6), prune_weight=least)
+        field = config.setup(aabb=AABB, contracted=contracted)
+        grow(field, Moment(0.0, everywhere))
+
+        def carried(cells: int) -> torch.Tensor:
+            weights = torch.zeros(cells, cells, cells)
+            weights[1, 1, 1], weights[0, 3, 3] = 0.02, 0.5
+            return weights
+
+        grow(field, Moment(0.4, everywhere, carried=carried))
+        kept[name] = field.voxels.stored.float().mean().item()
+    assert kept["box"] == 1.0 and kept["contracted"] < 0.8 and kept["said"] < kept["contracted"]
+
+
 @pytest.mark.parametrize("name", ["vm", "cp", "triplane", "sparse"])
 def test_growing_is_a_function_of_progress_alone(name: str) -> None:
     """Whether a run was resumed on the way makes no difference."""

@@ -40,6 +40,10 @@ OCCUPIED_SHARE = 0.06
 INDEX_BYTES = 24
 """What a vertex of the index takes while it is built."""
 MAX_DEGREE = 3
+HARDLY_SEEN = 0.01
+"""Compositing weight under which contracted space is dropped."""
+CARRYING = 64
+"""Cells along each side in which the largest weights are looked for; and one about each is kept."""
 
 
 @dataclass
@@ -51,6 +55,7 @@ class SparseFieldConfig(FieldConfig):
         "subdivide_at": SHARE,
         "prune_at": SHARE,
         "prune_threshold": at_least(0),
+        "prune_weight": SHARE,
         "sh_degree": between(0, MAX_DEGREE),
         "tv_weight": at_least(0),
     }
@@ -66,6 +71,9 @@ class SparseFieldConfig(FieldConfig):
     """Shares of the run at which voxels without density are dropped, as they are at each subdivision."""
     prune_threshold: float = 0.1
     """Density under which a voxel and all its neighbours hold nothing."""
+    prune_weight: float | None = None
+    """Share of any pixel's light under which what lies about a voxel is dropped, when it is cut or pruned; left out:
+    0.01 in contracted space, where fog fills everything, and in a scene box nothing is."""
     sh_degree: int = 2
     """Degree of the spherical harmonics of the colour, 0 to 3: 1, 4, 9 or 16 coefficients a colour."""
     tv_weight: float = 0.0
@@ -132,6 +140,7 @@ class VoxelEncoding(Growing, Encoding):
         self.config = config
         self.out_dim = config.channels
         self.phase = 0
+        self.least_weight = config.prune_weight or 0.0
         self.register_buffer("index", torch.empty(0), persistent=False)
         self.register_buffer("place", torch.empty(0), persistent=False)
         self._number(torch.zeros((config.resolution_at(0) + 1,) * 3, dtype=torch.bool))
@@ -181,12 +190,20 @@ class VoxelEncoding(Growing, Encoding):
         density = torch.exp(self.table[1:, 0] * DENSITY_SCALE + EMPTY)
         dense[stored] = density > self.config.prune_threshold
         wanted = stored & (functional.max_pool3d(dense[None].float(), 3, stride=1, padding=1)[0] > 0)
+        if self.least_weight and now.carried is not None:
+            wanted &= self._seen(now.carried(min(CARRYING, len(stored) - 1)))
         if not wanted.any():
             say("No voxel has the density of --pipeline.model.sparse.prune-threshold: all are kept.", "yellow")
             return
         rows = torch.cat([self.index.new_zeros(1), self.index[wanted]]).long()
         now.resize(self, "table", lambda values: values[rows])
         self._number(wanted)
+
+    def _seen(self, weights: Float[Tensor, "x y z"]) -> Bool[Tensor, "vertices vertices vertices"]:
+        """Vertices in cells that carry weight, or beside them."""
+        cells = functional.max_pool3d((weights >= self.least_weight)[None].float(), 3, stride=1, padding=1)
+        voxels = functional.interpolate(cells[None], size=(len(self.index) - 1,) * 3, mode="nearest")[0, 0] > 0
+        return _vertices(voxels)
 
     def neighbours(self, rows: Int[Tensor, "rows"]) -> Int[Tensor, "rows 3"]:
         """Rows of the next vertex along each axis; NOTHING where none is stored."""
@@ -273,6 +290,8 @@ class SparseField(StudentField):
         self.sh_degree = config.sh_degree
         self.tv_weight = config.tv_weight
         self.voxels = VoxelEncoding(config)
+        if config.prune_weight is None and contracted:
+            self.voxels.least_weight = HARDLY_SEEN
 
     def encode(self, unit: Float[Tensor, "points 3"]) -> Float[Tensor, "points channels"]:
         values = self.voxels(unit)

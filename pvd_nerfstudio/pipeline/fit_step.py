@@ -1,0 +1,110 @@
+"""How much a training step takes on, where the user leaves it open.
+
+In contracted space rays have several times the samples that they have through an object. There samples are longer,
+and on a CPU rays fewer, so that a step costs about as much everywhere; by a count, which comes out the same each time.
+A GPU is busy with the start of its kernels where steps are small: there they have more rays and points, by a timing.
+"""
+
+import time
+from collections.abc import Callable
+
+import torch
+from nerfstudio.cameras.rays import RayBundle
+from torch import Generator
+
+from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.input.text import say
+from pvd_nerfstudio.processes import numbers_of_first
+from pvd_nerfstudio.student.model import StudentModel
+
+DrawRays = Callable[[int, Generator], RayBundle]
+"""Gives any number of rays into the scene."""
+
+COUNTED = 1024
+"""Rays whose samples are counted."""
+OF_A_RAY = 24
+"""Samples of a ray in training, on average, from which on they become longer."""
+LONGEST = 2.5
+"""How much longer they may be than in images."""
+FEWEST = 1 / 2
+"""Of the rays of a step, those that are left at least."""
+WIDER = (1, 2, 4, 8, 16)
+"""How many times as many rays a step of a GPU may have."""
+SLOWER = 1.3
+"""Times as long as with half the rays, from which on there are not more: the GPU is busy then."""
+
+
+def fit_samples(student: StudentModel, method: DistillationConfig, draw_rays: DrawRays, seed: int) -> None:
+    """Let a step have about as many samples as it has through an object, for students in contracted space.
+
+    Args:
+        student: whose `train_step_factor` may grow.
+        method: whose `rays_per_step` may shrink, on a CPU.
+        draw_rays: as in training.
+        seed: of the rays that are counted.
+    """
+    config, device = student.config, student.device
+    rays = draw_rays(COUNTED, Generator(device=device).manual_seed(seed))
+    (each,) = numbers_of_first([len(student.sample(rays)) / COUNTED], device)
+    factor = min(max(config.train_step_factor * each / OF_A_RAY, config.train_step_factor), LONGEST)
+    each *= config.train_step_factor / factor
+    config.train_step_factor = round(factor, 2)
+    if device.type == "cpu":
+        method.rays_per_step = round(method.rays_per_step * max(FEWEST, min(1.0, OF_A_RAY / each)))
+    say(
+        f"In training rays have {each:.0f} samples, {config.train_step_factor:g} times as long as in images, and a "
+        f"step {method.rays_per_step:,} rays (--pipeline.model.train-step-factor, "
+        "--pipeline.distillation.rays-per-step)."
+    )
+
+
+def fit_to_gpu(student: StudentModel, method: DistillationConfig, draw_rays: DrawRays, seed: int) -> None:
+    """Let a step have as many rays and points as cost hardly more time.
+
+    Args:
+        student: is timed, and learns nothing.
+        method: whose `rays_per_step` and `points_per_step` may grow.
+        draw_rays: as in training.
+        seed: of the rays that are timed.
+    """
+    rays = draw_rays(method.rays_per_step * WIDER[-1], Generator(device=student.device).manual_seed(seed))
+    (best,) = numbers_of_first([widest(lambda times: seconds_of(student, rays, times))], student.device)
+    method.rays_per_step *= int(best)
+    method.points_per_step *= int(best)
+    say(
+        f"A step has {method.rays_per_step:,} rays or {method.points_per_step:,} points, which this GPU takes in "
+        "hardly more time than fewer (--pipeline.distillation.rays-per-step, points-per-step)."
+    )
+
+
+def widest(seconds: Callable[[int], float]) -> int:
+    """The largest of `WIDER` before the time grows with it.
+
+    Args:
+        seconds: of a step with so many times as many rays; infinite where memory does not suffice.
+    """
+    best, before = WIDER[0], seconds(WIDER[0])
+    for times in WIDER[1:]:
+        taken = seconds(times)
+        if taken > SLOWER * before:
+            break
+        best, before = times, taken
+    return best
+
+
+def seconds_of(student: StudentModel, rays: RayBundle, times: int, repeats: int = 3) -> float:
+    """Forward and backward pass of a share of some rays, `times` of `WIDER[-1]`; the fastest of some repeats."""
+    taken = []
+    some = rays[: len(rays) * times // WIDER[-1]]
+    try:
+        for _ in range(1 + repeats):  # the first starts what is started once
+            torch.cuda.synchronize(student.device)
+            began = time.perf_counter()
+            student.get_pixels(some)["premultiplied"].square().mean().backward()
+            torch.cuda.synchronize(student.device)
+            taken.append(time.perf_counter() - began)
+    except torch.cuda.OutOfMemoryError:
+        return float("inf")
+    finally:
+        student.zero_grad(set_to_none=True)
+    return min(taken[1:])
