@@ -127,6 +127,8 @@ class Arm:
     """Pixels of each test view."""
     seed: int = 0
     """Seed of the run."""
+    fit_step: bool = False
+    """Whether a step takes on what suits scene and machine, and not the same in all arms."""
     keep: Path | None = None
     """Folder for the trained run, which is a teacher like any other; by default it goes when it is measured."""
 
@@ -147,7 +149,8 @@ class Arm:
         result: dict[str, Any] = {"arm": self.name, "seed": self.seed, "curve": [asdict(one) for one in timed.curve]}
         end = timed.curve[-1]
         if self.name in OURS:
-            result |= {"rays_per_step": pipeline.config.distillation.rays_per_step}
+            method = pipeline.config.distillation
+            result |= {"rays_per_step": method.rays_per_step, "points_per_step": method.points_per_step}
         if self.name in OURS and self.times:  # not a pilot
             result |= {"teacher_share": pipeline.teacher_seconds / end.seconds}
             if not (pipeline.config.model.chosen.is_drawn or pipeline._teacher.shows_views):
@@ -172,7 +175,7 @@ class Arm:
         words += ["--pipeline.distillation.training-images", str(self.name == "images")]
         for level in LEVELS:
             words += [f"--pipeline.active.{level}", str(level in OURS.get(self.name, ()))]
-        words += ["--machine.seed", str(self.seed)]
+        words += ["--machine.seed", str(self.seed), "--pipeline.fit-step", str(self.fit_step)]
         config = tyro.cli(AnnotatedBaseConfigUnion, args=words)
         if self.name in ON_IMAGES:
             config.pipeline._target = ImagePipeline

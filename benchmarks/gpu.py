@@ -2,13 +2,15 @@
 
     benchmarks/gpu.sh ../shared/teachers/lego-hash ../shared/data/lego_800
 
-runs the tests that need a GPU first. A pilot finds out how many steps fit; the clock stands still while test views are
-rendered.
+runs the tests that need a GPU first. Two pilots find out how many steps fit; the clock stands still while test views
+are rendered.
 """
 
 import datetime
+import gc
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ from rich.console import Console
 
 from benchmarks.arm import Arm
 from benchmarks.defaults import commit
-from benchmarks.matrix import machine
+from benchmarks.matrix import machine, steps_that_fit
 from benchmarks.teacher import DEVICE, teacher_psnr
 
 PILOT = 60
-"""Steps of the pilot, of which the first half is the start of a run."""
+"""Steps of the first pilot; the second has three times as many."""
 SIZES = {"mlp": "--pipeline.model.mlp.num-layers 8 --pipeline.model.mlp.hidden-dim 256"}
 """Sizes where they are not the defaults."""
 COLUMNS = ("student", "seconds", "steps", "steps a second", "rays a step", "PSNR", "PSNR to the teacher", "memory, GB")
@@ -61,19 +63,22 @@ class GPU:
         file = self.output.with_name(f"{self.output.stem}-{student}.json")
         options = f"{SIZES.get(student, '')} {self.options} {'' if self.data is None else f'--data {self.data}'}"
 
-        def arm(steps: int, times: tuple[float, ...]) -> dict[str, Any]:
-            Arm(
-                *("none", self.teacher, file, student, options.strip(), steps, self.seconds, times),
-                pixels=self.pixels if times else 1,
-            ).run()
+        def arm(steps: int, more: str = "", times: tuple[float, ...] = ()) -> dict[str, Any]:
+            gc.collect()
+            if DEVICE == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            words = f"{options} {more}".strip()
+            parts = (self.teacher, file, student, words, steps, self.seconds, times)
+            Arm("none", *parts, pixels=self.pixels, fit_step=not more).run()
             return json.loads(file.read_text("utf8"))
 
-        pilot = arm(PILOT, (0.0,))["curve"]
-        rate = pilot[-1]["steps"] / max(pilot[-1]["seconds"] - pilot[0]["seconds"], 1e-3)
-        left = self.seconds - pilot[0]["seconds"]
-        if DEVICE == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        result = arm(max(PILOT, int(rate * left)), (0.0, self.seconds / 2))
+        pilots = [arm(PILOT), arm(3 * PILOT)]
+        # The second pilot may have chosen otherwise; the run has what the first one took on.
+        rays, points = pilots[0]["rays_per_step"], pilots[0]["points_per_step"]
+        chosen = f"--pipeline.distillation.rays-per-step {rays} --pipeline.distillation.points-per-step {points}"
+        ends = [pilot["curve"][-1]["seconds"] for pilot in pilots]
+        result = arm(steps_that_fit(self.seconds, PILOT, *ends), chosen, (0.0, self.seconds / 2))
         memory = torch.cuda.max_memory_allocated() / 1e9 if DEVICE == "cuda" else 0.0
         return result | {"memory": memory}
 
@@ -96,7 +101,7 @@ class GPU:
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join([*lines, ""])
 
-    @property
+    @cached_property
     def _teacher(self) -> float:
         own, through = teacher_psnr(self.teacher, self.pixels, shared=False)
         psnr = through if own is None else own

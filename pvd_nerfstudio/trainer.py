@@ -25,7 +25,6 @@ from pvd_nerfstudio.input.text import plain, say
 from pvd_nerfstudio.pipeline import DistillationPipeline
 from pvd_nerfstudio.pipeline.summary import summarize, table_of
 from pvd_nerfstudio.processes import rank
-from pvd_nerfstudio.rendering.kernels import build_kernels
 from pvd_nerfstudio.rendering.turns import Turns
 from pvd_nerfstudio.teacher.checkpoint import checkpoint_of_step, find_run, load_checkpoint
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
@@ -65,6 +64,7 @@ class PVDTrainer(Trainer):
             self.train_lock = Turns()  # type: ignore[assignment]
         self.folder = RunFolder(self.base_dir, self.checkpoint_dir)
         self._interruption = Interruption(self.device)
+        self._interruption.wake = self._wake
         self._has_begun, self._last_done = False, -1
         self.ends_program = True
         """Whether Ctrl-C ends the program: of a KeyboardInterrupt `ns-train` would print the traceback."""
@@ -93,7 +93,6 @@ class PVDTrainer(Trainer):
             return
         with self._leaving_nothing():
             self._claim()
-            build_kernels(self.pipeline.student.device)
             self.pipeline.hand_over()
             self.pipeline.bank_at(self._start_step)
             if self.local_rank == 0:
@@ -154,9 +153,10 @@ class PVDTrainer(Trainer):
         self.config.max_num_iterations = total - self._start_step
         try:
             with without_others(), self._interruption, self.folder.explained():
-                super().train()
-        except KeyboardInterrupt:
-            self._stop()
+                try:
+                    super().train()
+                except KeyboardInterrupt:
+                    self._stop()
         finally:
             self.config.max_num_iterations = total
             self.folder.release()
@@ -235,6 +235,11 @@ class PVDTrainer(Trainer):
         config.command = f"{config.command} && {typed}" if config.command else typed
         self.folder.write(self.base_dir / "config.yml", lambda path: path.write_text(yaml.dump(config), "utf8"))
 
+    def _wake(self) -> None:
+        """End a pause of the viewer's."""
+        if self.training_state == "paused":
+            self.training_state = "training"
+
     def _start_step_of(self, step: int) -> None:
         del step
         self._interruption.in_step = True
@@ -260,6 +265,7 @@ class PVDTrainer(Trainer):
     def _stop(self) -> None:
         """Save the last whole step, say how to go on, and end; the viewer of a finished run is left by Ctrl-C."""
         number = self._interruption.number or signal.SIGINT
+        self._interruption.is_stopping = True
         if self.training_state == "completed" and number == signal.SIGINT:
             return
         if self.training_state != "completed" and self._last_done >= self._start_step:
@@ -269,6 +275,7 @@ class PVDTrainer(Trainer):
                 self.save_checkpoint(self._last_done)
                 say(f"\nInterrupted after step {self._last_done}; go on with")
             say(f"ns-train pvd-distill --load-dir {self.checkpoint_dir}")
+        self._interruption.leave_together()
         if number == signal.SIGINT and not self.ends_program:
             raise KeyboardInterrupt
         sys.exit(128 + number)

@@ -55,7 +55,9 @@ OF_PICTURES = {
 
 
 OFTEN = {"steps_per_save": 1000, "steps_per_eval_batch": 500, "steps_per_eval_image": 2000}
-"""Steps between what is done now and then."""
+"""Steps between what is done now and then, on a CPU."""
+LEFT_OPEN = -1
+"""Stands for them until the machine is known."""
 RARELY = 5
 """Times as many of them on a GPU."""
 
@@ -92,9 +94,9 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
 
     ranges = {
         "max_num_iterations": at_least(0),
-        "steps_per_save": at_least(0),
-        "steps_per_eval_batch": at_least(0),
-        "steps_per_eval_image": at_least(0),
+        "steps_per_save": at_least(0, also=-1),
+        "steps_per_eval_batch": at_least(0, also=-1),
+        "steps_per_eval_image": at_least(0, also=-1),
         "steps_per_eval_all_images": at_least(0),
         "load_step": at_least(0),
         "machine.seed": between(0, 2**32 - 1),
@@ -168,12 +170,11 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
 
     def _suit_machine(self) -> None:
         """A CPU has no use for half precision, and a GPU takes its steps so fast that it saves less often."""
-        if self.machine.device_type == "cpu":
-            self.mixed_precision = False
-            return
+        on_cpu = self.machine.device_type == "cpu"
+        self.mixed_precision = self.mixed_precision and not on_cpu
         for name, steps in OFTEN.items():
-            if getattr(self, name) == steps:
-                setattr(self, name, RARELY * steps)
+            if getattr(self, name) == LEFT_OPEN:
+                setattr(self, name, steps if on_cpu else RARELY * steps)
 
     def _take_over_teacher(self, run: TeacherRun) -> None:
         """What the user left open, from the teacher's run."""
@@ -276,6 +277,7 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
             data.data = self.data
         self.pipeline, self.optimizers, self.student = previous.pipeline, previous.optimizers, previous.student
         self.machine, self.command = replace(self.machine, seed=previous.machine.seed), previous.command
+        self.mixed_precision = previous.mixed_precision and self.machine.device_type != "cpu"
         self.experiment_name = self.experiment_name or file_name(previous.experiment_name, "unnamed")
         self.max_num_iterations = self.max_num_iterations or previous.max_num_iterations
         say(f"Resuming {run.config_path.parent}: its student and its method are taken over.")

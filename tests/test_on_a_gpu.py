@@ -99,7 +99,7 @@ def test_a_run_on_a_gpu_comes_out_as_on_a_cpu(teacher: Run, tmp_path: Path) -> N
         ("--pipeline.active.poses", "True", "--pipeline.active.rays", "True", "--pipeline.active.points", "True"),
         ("--pipeline.distillation.training-images", "True", "--pipeline.active.rule", "papers"),
         ("--pipeline.model.contracted", "True", "--pipeline.model.background-color", "last_sample"),
-        ("--pipeline.datamanager.pseudo-views", "path", "--mixed-precision", "True"),
+        ("--pipeline.datamanager.pseudo-views", "path"),
     ],
     ids=lambda options: options[0].rpartition(".")[2],
 )

@@ -114,6 +114,7 @@ class Convert:
             else:
                 steps = trial.steps_within((1 - SPARE) * seconds - (time.perf_counter() - began))
         config = self.config(sizes, steps)
+        trial.hand_on(config)
         self._say_plan(config, trial, why, minutes)
         if steps < FEW:
             say(f"{steps:,} steps are too few for a good student: give it more --minutes.", "yellow")

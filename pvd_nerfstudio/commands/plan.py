@@ -59,6 +59,8 @@ class Trial:
     memory: int
     """Bytes that the process has taken at most."""
     method: DistillationConfig
+    factor: float = 1.6
+    """How much longer samples were than in images."""
     known: int = 0
     """Chunks of the bank that are there already, for somebody else has asked for them."""
 
@@ -70,6 +72,13 @@ class Trial:
     def steps_within(self, seconds: float) -> int:
         """The most steps that fit into a time; one at least."""
         return max(1, bisect_right(range(1, MOST_STEPS), seconds, key=self.seconds))
+
+    def hand_on(self, config: PVDTrainerConfig) -> None:
+        """Let a run take on in a step what was timed here."""
+        method = config.pipeline.distillation
+        method.rays_per_step, method.points_per_step = self.method.rays_per_step, self.method.points_per_step
+        config.pipeline.model.train_step_factor = self.factor
+        config.pipeline.is_step_open = False
 
     def _chunks(self, step: int) -> int:
         method = self.method
@@ -105,6 +114,7 @@ def try_out(config: PVDTrainerConfig) -> Trial:
             chunk=querying / max(1, chunks),
             memory=_peak_memory(trainer.pipeline.device),
             method=config.pipeline.distillation,
+            factor=config.pipeline.model.train_step_factor,
         )
 
 

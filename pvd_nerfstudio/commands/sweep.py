@@ -114,6 +114,7 @@ class Sweep:
             trial = replace(trial, known=shared.known(kind), chunk=shared.seconds_per_chunk(kind))
             steps = trial.steps_within(trial.start + (1 - SPARE) * seconds)
             config = self._config(convert, sizes, steps, shared)
+            trial.hand_on(config)
             config.set_timestamp()
             config.timestamp = f"{config.timestamp}-{student}"
             seed_all(config.machine.seed)

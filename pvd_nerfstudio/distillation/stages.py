@@ -102,9 +102,9 @@ class DistillationConfig(Renamed):
     norm: Literal["preset", "mean", "frobenius"] = "preset"
     """How a difference becomes a loss: mean of squares, or the root of their sum (the papers')."""
     points_per_step: int = -1
-    """Points that a step draws from the bank, in each process."""
+    """Points that a step draws from the bank, in each process; left out, --pipeline.fit-step may change it."""
     rays_per_step: int = -1
-    """Rays that a step draws from the bank, in each process."""
+    """Rays that a step draws from the bank, in each process; left out, --pipeline.fit-step may change it."""
     whole_rays: float = -1
     """Share of those rays that are sampled over their whole length, not only where the teacher shows something."""
     rays_per_chunk: int = -1

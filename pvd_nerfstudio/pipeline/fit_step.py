@@ -5,6 +5,7 @@ and on a CPU rays fewer, so that a step costs about as much everywhere; by a cou
 A GPU is busy with the start of its kernels where steps are small: there they have more rays and points, by a timing.
 """
 
+import math
 import time
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ FEWEST = 1 / 2
 WIDER = (1, 2, 4, 8, 16)
 """How many times as many rays a step of a GPU may have."""
 SLOWER = 1.3
-"""Times as long as with half the rays, from which on there are not more: the GPU is busy then."""
+"""Times as long as a step with the usual number of rays may take."""
 
 
 def fit_samples(student: StudentModel, method: DistillationConfig, draw_rays: DrawRays, seed: int) -> None:
@@ -58,7 +59,9 @@ def fit_samples(student: StudentModel, method: DistillationConfig, draw_rays: Dr
     )
 
 
-def fit_to_gpu(student: StudentModel, method: DistillationConfig, draw_rays: DrawRays, seed: int) -> None:
+def fit_to_gpu(
+    student: StudentModel, method: DistillationConfig, draw_rays: DrawRays, seed: int, in_half: bool
+) -> None:
     """Let a step have as many rays and points as cost hardly more time.
 
     Args:
@@ -66,9 +69,10 @@ def fit_to_gpu(student: StudentModel, method: DistillationConfig, draw_rays: Dra
         method: whose `rays_per_step` and `points_per_step` may grow.
         draw_rays: as in training.
         seed: of the rays that are timed.
+        in_half: whether training is in mixed precision.
     """
     rays = draw_rays(method.rays_per_step * WIDER[-1], Generator(device=student.device).manual_seed(seed))
-    (best,) = numbers_of_first([widest(lambda times: seconds_of(student, rays, times))], student.device)
+    (best,) = numbers_of_first([widest(lambda times: seconds_of(student, rays, times, in_half))], student.device)
     method.rays_per_step *= int(best)
     method.points_per_step *= int(best)
     say(
@@ -78,21 +82,21 @@ def fit_to_gpu(student: StudentModel, method: DistillationConfig, draw_rays: Dra
 
 
 def widest(seconds: Callable[[int], float]) -> int:
-    """The largest of `WIDER` before the time grows with it.
+    """The largest of `WIDER` that hardly takes longer than the first.
 
     Args:
         seconds: of a step with so many times as many rays; infinite where memory does not suffice.
     """
-    best, before = WIDER[0], seconds(WIDER[0])
+    best, usual = WIDER[0], seconds(WIDER[0])
     for times in WIDER[1:]:
         taken = seconds(times)
-        if taken > SLOWER * before:
+        if math.isinf(taken) or taken > SLOWER * usual:
             break
-        best, before = times, taken
+        best = times
     return best
 
 
-def seconds_of(student: StudentModel, rays: RayBundle, times: int, repeats: int = 3) -> float:
+def seconds_of(student: StudentModel, rays: RayBundle, times: int, in_half: bool, repeats: int = 3) -> float:
     """Forward and backward pass of a share of some rays, `times` of `WIDER[-1]`; the fastest of some repeats."""
     taken = []
     some = rays[: len(rays) * times // WIDER[-1]]
@@ -100,11 +104,16 @@ def seconds_of(student: StudentModel, rays: RayBundle, times: int, repeats: int 
         for _ in range(1 + repeats):  # the first starts what is started once
             torch.cuda.synchronize(student.device)
             began = time.perf_counter()
-            student.get_pixels(some)["premultiplied"].square().mean().backward()
+            with torch.autocast(student.device.type, enabled=in_half):
+                loss = student.get_pixels(some)["premultiplied"].square().mean()
+            loss.backward()
             torch.cuda.synchronize(student.device)
             taken.append(time.perf_counter() - began)
-    except torch.cuda.OutOfMemoryError:
-        return float("inf")
+    except RuntimeError:  # torch's error of memory is one, and so is that of cuBLAS
+        if times == WIDER[0]:
+            raise
+        return math.inf
     finally:
         student.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
     return min(taken[1:])

@@ -28,6 +28,7 @@ from pvd_nerfstudio.pipeline.refinement import refine
 from pvd_nerfstudio.pipeline.step import TrainingStep
 from pvd_nerfstudio.pipeline.student import StudentPipeline
 from pvd_nerfstudio.processes import rank
+from pvd_nerfstudio.rendering.kernels import build_kernels
 from pvd_nerfstudio.student.average import EVERY
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.model import PointAnswers
@@ -59,6 +60,7 @@ class DistillationPipeline(StudentPipeline):
         # world_size=1: several processes wrap the student (DDP) once it has got its size, after the hand-over.
         super().__init__(config, device, test_mode=test_mode, local_rank=local_rank, grad_scaler=grad_scaler)
         self.world_size, self._local_rank = world_size, local_rank
+        self._in_half = grad_scaler is not None and grad_scaler.is_enabled()
         self._seed = config.seed + 100003 * rank()
         self._teacher: FrozenTeacher | None = None
         self._optimizers: Any = None
@@ -84,6 +86,8 @@ class DistillationPipeline(StudentPipeline):
         if self._step is None:
             self._started = time.perf_counter()
             self._teacher = self._find_teacher()
+            is_drawn = self._teacher is not None and self._teacher.is_drawn
+            build_kernels(("nerfacc", "gsplat") if is_drawn else ("nerfacc",), self.student.device)
             if self._teacher is not None:
                 self._place_orbit(self._teacher)
             self.datamanager.say_what_is_missing()
@@ -147,9 +151,9 @@ class DistillationPipeline(StudentPipeline):
         if config.model.contracted:
             fit_samples(self.student, config.distillation, data.draw_rays, config.seed)
         if self.student.device.type == "cuda":
-            fit_to_gpu(self.student, config.distillation, data.draw_rays, config.seed)
+            fit_to_gpu(self.student, config.distillation, data.draw_rays, config.seed, self._in_half)
         config.is_step_open = False
-        data.config.train_num_rays_per_batch = config.distillation.rays_per_step
+        config.datamanager.train_num_rays_per_batch = config.distillation.rays_per_step
 
     def _place_orbit(self, teacher: FrozenTeacher) -> None:
         """Where views stand in for a data set, put them around what the teacher shows."""

@@ -7,6 +7,7 @@ import functools
 import importlib
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,11 +45,11 @@ def kernels_run(package: str) -> bool:
     return False
 
 
-def build_kernels(device: torch.device) -> None:
+def build_kernels(packages: Iterable[str], device: torch.device) -> None:
     """Where there are several processes, the first builds what all of them use, lest they build it at once."""
     for turn in (True, False):
         if device.type == "cuda" and are_several() and (rank() == 0) == turn:
-            for package in INSTEAD:
+            for package in packages:
                 kernels_run(package)
         any_of_them(False, device)
 

@@ -63,6 +63,8 @@ class OccupancyGrid(Region):
 
     bounds: Tensor
     occupied: Tensor
+    longest: float
+    """How long a ray may be on its way through the grid."""
 
     def __init__(self, aabb: Float[Tensor, "2 3"], resolution: int, contracted: bool = False) -> None:
         super().__init__(aabb, contracted)
@@ -136,8 +138,8 @@ class OccupancyGrid(Region):
         self._measure()
 
     def _measure(self) -> None:
-        """How long a ray may be on its way through the grid."""
-        self._longest = math.inf if self.contracted else float((self.bounds[1] - self.bounds[0]).norm())
+        """Note how long a ray may be on its way through the grid."""
+        self.longest = math.inf if self.contracted else float((self.bounds[1] - self.bounds[0]).norm())
 
     def restrict(self, other: "OccupancyGrid | NestedGrid") -> None:
         """Drop the cells that lie outside another grid, looked up at the middles of their eight octants."""
@@ -189,7 +191,7 @@ class OccupancyGrid(Region):
         if not self.contracted:
             enter, leave = _box_span(origins, directions, self.bounds)
             enter, leave = torch.maximum(enter, near), torch.minimum(leave, far)
-        most, crosses = spacing.most(self._longest), leave > enter
+        most, crosses = spacing.most(self.longest), leave > enter
         if origins.is_cuda and len(origins) * most < CANDIDATES:
             crossing, count = torch.arange(len(origins), device=origins.device), math.ceil(most) + 1
             enter, leave = torch.where(crosses, enter, near), torch.where(crosses, leave, near)

@@ -48,6 +48,8 @@ box in its middle; and the largest, for a ray has twice as many samples as there
 PAPERS_HALF_SIDE = 1.5
 """Half a side of the scene boxes that the papers' bounds of the density are for: nerfstudio's of Blender's scenes."""
 
+RAYS_AT_ONCE, CANDIDATES = 8192, 1 << 24
+"""Rays of an image that are rendered in one go on a CPU; and samples that those may have on a GPU."""
 POINTS_AT_ONCE = 1 << 14
 """Points that a field answers in one go: what it makes of them should stay in the cache."""
 
@@ -92,7 +94,8 @@ class StudentModelConfig(StudentSizes):
     """Distance from which samples are even in disparity: longer with its square; left out: nowhere in a scene box; in
     contracted space as far as what cameras show needs, from 2 to 8 scales."""
     train_step_factor: float = 1.6
-    """How much longer samples are in training than in images: fewer of them, at random places."""
+    """How much longer samples are in training than in images: fewer of them, at random places. Left at 1.6 it may grow
+    in contracted space (--pipeline.fit-step)."""
     near_plane: float | None = None
     """Distance at which rays start; left out: the teacher's."""
     far_plane: float | None = None
@@ -107,8 +110,8 @@ class StudentModelConfig(StudentSizes):
     `expected_depth` is the mean always."""
     enable_collider: bool = False
     """Not used: near_plane and far_plane bound the rays."""
-    eval_num_rays_per_chunk: int = 8192
-    """Rays rendered at a time in evaluation; eight times as many on a GPU."""
+    eval_num_rays_per_chunk: int = RAYS_AT_ONCE
+    """Rays rendered at a time in evaluation; left at 8192 there may be eight times as many on a GPU."""
 
     @property
     def chosen(self) -> FieldConfig:
@@ -283,16 +286,23 @@ class StudentModel(Averaged, Judged):
 
     @torch.no_grad()
     def carried(self, rays: RayBundle, cells: int) -> Float[Tensor, "cells cells cells"]:
-        """Largest compositing weight that the field shows on some rays in each cell of a grid over the unit cube."""
+        """Largest compositing weight that the field shows on some rays in each cell of a grid over the unit cube; the
+        sky has what is left of a ray."""
         largest = torch.zeros(cells**3, device=self.device)
+
+        def note(positions: Tensor, weights: Tensor) -> None:
+            x, y, z = (self.field.to_unit(positions) * cells).long().clamp(0, cells - 1).unbind(dim=-1)
+            largest.scatter_reduce_(0, (x * cells + y) * cells + z, weights[:, 0], "amax")
+
         for begin in range(0, len(rays), self.config.eval_num_rays_per_chunk):
             some = rays[begin : begin + self.config.eval_num_rays_per_chunk]
             samples = self.sample(some)
             positions, index = samples.positions(some.origins, some.directions), samples.ray_indices
             density = self.field.to_density(self._shallow(positions)[0])
             weights = render_weights(density, samples.ends - samples.starts, index, len(some))
-            x, y, z = (self.field.to_unit(positions) * cells).long().clamp(0, cells - 1).unbind(dim=-1)
-            largest.scatter_reduce_(0, (x * cells + y) * cells + z, weights[:, 0], "amax")
+            note(positions, weights)
+            if self.has_sky:
+                note(some.origins + self.far * some.directions, 1 - accumulate(weights, None, index, len(some)))
         take_from_first(largest)
         return largest.view(cells, cells, cells)
 
@@ -408,7 +418,10 @@ class StudentModel(Averaged, Judged):
     def portions(self, total: int) -> Iterator[slice]:
         """The rays of an image, as many at a time as memory likes; where there is a viewer, others have their turn
         between two portions: an image in the midst of training shows the weights of several steps."""
-        most = at_once(self.config.eval_num_rays_per_chunk, self.device)
+        most = self.config.eval_num_rays_per_chunk
+        if most == RAYS_AT_ONCE:  # the default
+            fit = int(CANDIDATES / self.spacing.most(self.grid.longest))
+            most = max(most, min(at_once(most, self.device), fit))
         if self.turns is None:
             return (slice(begin, begin + most) for begin in range(0, total, most))
         return portions(total, most, self._give_way)

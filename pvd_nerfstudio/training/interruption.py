@@ -5,6 +5,7 @@ Several processes end after the same step, for each waits for the others in ever
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -29,11 +30,18 @@ class Interruption:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
         self.number: int | None = None
-        """The signal that came; None: none did."""
+        """The first signal that came; None: none did."""
         self.in_step = False
-        """Whether a step is under way. It is set by who runs the steps."""
+        """Whether a step is under way. It is set by who runs the steps, as all that follows."""
         self.goes_on = True
-        """Whether there will be another step; also set by who runs them."""
+        """Whether there will be another step."""
+        self.is_stopping = False
+        """Whether the run is being saved."""
+        self.wake: Callable[[], object] = lambda: None
+        """Ends a pause, for the next step is waited for."""
+        self.is_agreed = False
+        """Whether all of several processes stop after this step."""
+        self._was_ctrl_c = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
@@ -50,20 +58,30 @@ class Interruption:
         """A step is done.
 
         Raises:
-            KeyboardInterrupt: a signal came in it, or one of the last few in any process.
+            KeyboardInterrupt: a signal came in it; or, in any of several processes, in one of the last few.
         """
         self.in_step = False
         ends = self.number is not None
         if are_several():
-            ends = step % AGREE_EVERY == 0 and any_of_them(ends, self._device)
+            is_asked = step % AGREE_EVERY == 0 or not self.goes_on
+            ends = self.is_agreed = is_asked and any_of_them(ends, self._device)
         if ends:
             raise KeyboardInterrupt
 
+    def leave_together(self) -> None:
+        """Wait for all who stop, lest one that leaves takes the others along while they save."""
+        if self.is_agreed:
+            any_of_them(True, self._device)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame
-        is_first, again = self.number is None, self.number == number == signal.SIGINT
-        self.number = self.number or number
-        if again or (is_first and not self.in_step and not (are_several() and self.goes_on)):
+        if self.is_stopping and (are_several() or number != signal.SIGINT):
+            return  # nerfstudio's launcher sends SIGTERM after every Ctrl-C
+        is_first, again = self.number is None, self._was_ctrl_c and number == signal.SIGINT
+        self.number, self._was_ctrl_c = self.number or number, self._was_ctrl_c or number == signal.SIGINT
+        waits = self.in_step or (are_several() and self.goes_on)
+        if again or not waits:
             raise KeyboardInterrupt
+        self.wake()
         if is_first:
             say("\nStopping after this step.")

@@ -1,22 +1,23 @@
 """How much a step takes on where the user leaves it open: about as much everywhere, and on a GPU what it takes."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
+import tyro
 import yaml
 from conftest import Run, distil_config
 from helpers import start
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 from nerfstudio.data.scene_box import SceneBox
 from pretended import a_gpu
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.distillation.stages import DistillationConfig
-from pvd_nerfstudio.pipeline.fit_step import FEWEST, LONGEST, OF_A_RAY, WIDER, fit_samples, widest
+from pvd_nerfstudio.pipeline import fit_step
+from pvd_nerfstudio.pipeline.fit_step import FEWEST, LONGEST, OF_A_RAY, WIDER, fit_samples, seconds_of, widest
 from pvd_nerfstudio.student.model import StudentModel, StudentModelConfig
-from pvd_nerfstudio.trainer_config import OFTEN, RARELY
 
 OPEN = ("--pipeline.distillation.rays-per-step", "-1", "--pipeline.distillation.points-per-step", "-1")
 """What the tests' own options close."""
@@ -57,7 +58,7 @@ def test_a_step_through_fog_has_about_as_many_samples_as_one_through_an_object(o
         assert share * after > OF_A_RAY, "more is not done"
 
 
-@pytest.mark.parametrize(("busy_at", "expected"), [(1, 1), (2, 2), (8, 8), (1000, 16)])
+@pytest.mark.parametrize(("busy_at", "expected"), [(1, 1), (2, 2), (8, 8), (1000, 16)])  # a half more for each more
 def test_a_gpu_has_as_many_rays_as_cost_hardly_more(busy_at: int, expected: int) -> None:
     assert widest(lambda times: 1.0 + max(0.0, 0.5 * (times - busy_at))) == expected
 
@@ -84,17 +85,29 @@ def test_what_is_chosen_stands_in_config_yml_and_what_the_user_says_is_kept(teac
     assert saved["said"] == (64, 1.6) and saved["off"] == saved["object"] == (1024, 1.6)
 
 
-def test_a_gpu_is_timed_and_saves_rarely(teacher: Run, tmp_path: Path) -> None:
+def test_a_gpu_is_timed(teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "2", *OPEN)
     config = distil_config(tmp_path, *options)
     config.machine.device_type = "cuda"
+    timed: list[int] = []
+
+    def seconds(student: StudentModel, rays: RayBundle, times: int, in_half: bool) -> float:
+        assert not in_half and seconds_of(student, rays, times, in_half) > 0
+        timed.append(times)
+        return 1.0 if times <= 4 else 2.0
+
+    monkeypatch.setattr(fit_step, "seconds_of", seconds)
     with a_gpu():
         trainer = start(config)
-        factor = trainer.pipeline.config.distillation.rays_per_step // 1024
-        assert factor in WIDER and trainer.pipeline.config.distillation.points_per_step == 8192 * factor
         assert all(parameter.grad is None for parameter in trainer.pipeline.student.parameters())
-    resolved = copy.deepcopy(config)
-    resolved.mixed_precision = True
-    resolved._suit_machine()  # type: ignore[attr-defined]
-    assert resolved.mixed_precision and resolved.steps_per_save == RARELY * OFTEN["steps_per_save"]
-    assert not config.mixed_precision, "it was resolved for a CPU"
+    method = trainer.pipeline.config.distillation
+    assert timed == [1, 2, 4, 8] and (method.rays_per_step, method.points_per_step) == (4096, 32768)
+
+
+def test_a_gpu_saves_rarely_and_has_half_precision_unless_it_is_said(teacher: Run) -> None:
+    words = ("pvd-distill", "--steps-per-eval-image", "2000")
+    for device, saves, half in (("cpu", 1000, False), ("cuda", 5000, True)):
+        config = tyro.cli(AnnotatedBaseConfigUnion, args=list(words))
+        config.machine.device_type = device
+        config._suit_machine()
+        assert (config.steps_per_save, config.mixed_precision, config.steps_per_eval_image) == (saves, half, 2000)

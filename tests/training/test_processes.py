@@ -54,7 +54,7 @@ def test_two_processes_stop_together(teacher: Run, tmp_path: Path) -> None:
     while not all((tmp_path / f"step-{rank}").exists() for rank in (0, 1)) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(children[1], signal.SIGINT)
-    time.sleep(0.01)
+    time.sleep(0.05)
     os.kill(children[1], signal.SIGTERM)  # as nerfstudio's launcher does at once
     assert [wait(child) for child in children] == [128 + signal.SIGINT] * 2
     cells = [(tmp_path / f"cells-{rank}").read_text() for rank in (0, 1)]

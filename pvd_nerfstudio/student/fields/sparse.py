@@ -73,7 +73,7 @@ class SparseFieldConfig(FieldConfig):
     """Density under which a voxel and all its neighbours hold nothing."""
     prune_weight: float | None = None
     """Share of any pixel's light under which what lies about a voxel is dropped, when it is cut or pruned; left out:
-    0.01 in contracted space, where fog fills everything, and in a scene box nothing is."""
+    0.01 in contracted space, where fog fills everything; nothing in a scene box and in a composition."""
     sh_degree: int = 2
     """Degree of the spherical harmonics of the colour, 0 to 3: 1, 4, 9 or 16 coefficients a colour."""
     tv_weight: float = 0.0
@@ -193,7 +193,11 @@ class VoxelEncoding(Growing, Encoding):
         if self.least_weight and now.carried is not None:
             wanted &= self._seen(now.carried(min(CARRYING, len(stored) - 1)))
         if not wanted.any():
-            say("No voxel has the density of --pipeline.model.sparse.prune-threshold: all are kept.", "yellow")
+            say(
+                "No voxel has the density of --pipeline.model.sparse.prune-threshold and the weight of prune-weight: "
+                "all are kept.",
+                "yellow",
+            )
             return
         rows = torch.cat([self.index.new_zeros(1), self.index[wanted]]).long()
         now.resize(self, "table", lambda values: values[rows])
