@@ -11,7 +11,7 @@ def _specification() -> Any:
 
     from pvd_nerfstudio.errors import explain_errors  # noqa: PLC0415
     from pvd_nerfstudio.input.renamed import current_options  # noqa: PLC0415
-    from pvd_nerfstudio.trainer_config import LEFT_OPEN, OFTEN, PVDTrainerConfig  # noqa: PLC0415
+    from pvd_nerfstudio.trainer_config import LEFT_OPEN, PVDTrainerConfig  # noqa: PLC0415
     from pvd_nerfstudio.training.optimizers import (  # noqa: PLC0415
         AdamWOptimizerConfig,
         MuonOptimizerConfig,
@@ -25,7 +25,9 @@ def _specification() -> Any:
     return MethodSpecification(
         config=PVDTrainerConfig(
             method_name="pvd-distill",
-            **dict.fromkeys(OFTEN, LEFT_OPEN),
+            steps_per_save=LEFT_OPEN,
+            steps_per_eval_batch=LEFT_OPEN,
+            steps_per_eval_image=LEFT_OPEN,
             steps_per_eval_all_images=0,
             mixed_precision=True,
             optimizers={

@@ -26,7 +26,7 @@ from pvd_nerfstudio.teacher.samples import point_samples
 STAGES = ("features", "points", "pixels")
 COMPARED = 4096
 """Rays by which the last weights and their average are compared."""
-LOOKED_AT = 1 << 15
+LOOKED_AT = 1 << 14
 """Rays by which is found out what can be seen."""
 RECENT = 100
 """Steps over which the panel's PSNR is a mean."""
@@ -103,7 +103,8 @@ class TrainingStep:
         """Rays out of the bank as it is at a step."""
         self.fill_bank(step)
         generator = seeded_generator(self._student.device, self._seed + 7, step)
-        return self.ray_bundle(self.bank.rays(uniform(LOOKED_AT, self.bank.num_rays, generator)), generator)
+        count = min(LOOKED_AT, self.bank.num_rays)
+        return self.ray_bundle(self.bank.rays(uniform(count, self.bank.num_rays, generator)), generator)
 
     def learn_errors(self) -> None:
         """Active learning hears of a step when it is done: an interrupted one is repeated."""

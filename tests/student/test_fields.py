@@ -323,18 +323,21 @@ def test_voxels_that_carry_no_weight_are_dropped_where_that_is_wanted() -> None:
     """In contracted space, or where the user says so: about what carries weight one cell stays."""
     kept = {}
     for name, contracted, least in (("box", False, None), ("contracted", True, None), ("said", False, 0.3)):
-        config = SparseFieldConfig(resolution=16, subdivide_at=(0.3, 0.6), prune_weight=least)
+        config = SparseFieldConfig(resolution=32, subdivide_at=(0.3,), prune_weight=least)
         field = config.setup(aabb=AABB, contracted=contracted)
         grow(field, Moment(0.0, everywhere))
 
         def carried(cells: int) -> torch.Tensor:
             weights = torch.zeros(cells, cells, cells)
-            weights[1, 1, 1], weights[0, 3, 3] = 0.02, 0.5
+            weights[2, 2, 2], weights[-3, -3, -3] = 0.02, 0.5
             return weights
 
         grow(field, Moment(0.4, everywhere, carried=carried))
         kept[name] = field.voxels.stored.float().mean().item()
-    assert kept["box"] == 1.0 and kept["contracted"] < 0.8 and kept["said"] < kept["contracted"]
+    # Of 16 cells along each side 3, and one more on either side, whose voxels meet them.
+    assert kept["box"] == 1.0
+    assert kept["said"] == pytest.approx((11 / 33) ** 3, abs=0.01)
+    assert kept["contracted"] == pytest.approx(2 * kept["said"], abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["vm", "cp", "triplane", "sparse"])

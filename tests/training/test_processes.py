@@ -62,7 +62,7 @@ def test_two_processes_stop_together(teacher: Run, tmp_path: Path) -> None:
     assert cells[0] == cells[1] and last[0] == last[1]
     assert [(tmp_path / f"quiet-{rank}").read_text() for rank in (0, 1)] == ["False", "True"]
     (saved,) = tmp_path.rglob("*.ckpt")
-    assert saved.name == f"step-{last[0]:09d}.ckpt"
+    assert saved.name == f"step-{last[0] + 1:09d}.ckpt", "the step that ended the run is in it, and told nobody"
     assert not list(tmp_path.rglob(".saving-*"))
 
 
