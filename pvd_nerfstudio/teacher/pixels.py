@@ -38,6 +38,8 @@ DRAWN, LARGEST_WINDOW = 4, 400
 """Windows of a teacher that is drawn, and their side: there whole views take hardly longer than small pieces."""
 SPARE = 4
 """Pixels rendered for each that is kept: neighbours are alike, and some miss the scene."""
+DRAWN_SPARE = 8
+"""The same of a teacher that is drawn, whose further views would cost more than pixels that are thrown away."""
 _Z_DEPTH = {"SurfaceModel", "SplatfactoModel"}
 """Models, or bases of models, whose depth is measured along the optical axis and not along the ray, unless we draw
 them."""
@@ -134,7 +136,7 @@ def query_pixels(
     """
     kept: list[RayTargets] = []
     windows = DRAWN if teacher.is_drawn else WINDOWS
-    found, spare = 0, math.ceil(SPARE * rays_per_chunk / windows)
+    found, spare = 0, math.ceil((DRAWN_SPARE if teacher.is_drawn else SPARE) * rays_per_chunk / windows)
     side = LARGEST_WINDOW if teacher.is_drawn else math.ceil(math.sqrt(spare))
     for _ in range(50):
         for camera in draw_views(windows, generator):
