@@ -329,15 +329,15 @@ def test_voxels_that_carry_no_weight_are_dropped_where_that_is_wanted() -> None:
 
         def carried(cells: int) -> torch.Tensor:
             weights = torch.zeros(cells, cells, cells)
-            weights[2, 2, 2], weights[-3, -3, -3] = 0.04, 0.5
+            weights[2, 2, 2], weights[-3, -3, -3] = 0.02, 0.5
             return weights
 
         grow(field, Moment(0.4, everywhere, carried=carried))
         kept[name] = field.voxels.stored.float().mean().item()
-    # Of 16 cells along each side one, and one more on either side, whose voxels meet it.
+    # Of 16 cells along each side 3, and one more on either side, whose voxels meet them.
     assert kept["box"] == 1.0
-    assert kept["said"] == pytest.approx((7 / 33) ** 3, abs=0.001)
-    assert kept["contracted"] == pytest.approx(2 * kept["said"], abs=0.001)
+    assert kept["said"] == pytest.approx((11 / 33) ** 3, abs=0.01)
+    assert kept["contracted"] == pytest.approx(2 * kept["said"], abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["vm", "cp", "triplane", "sparse"])

@@ -40,10 +40,10 @@ OCCUPIED_SHARE = 0.06
 INDEX_BYTES = 24
 """What a vertex of the index takes while it is built."""
 MAX_DEGREE = 3
-HARDLY_SEEN = 0.03
+HARDLY_SEEN = 0.01
 """Compositing weight under which contracted space is dropped."""
 CARRYING = 64
-"""Cells along each side in which the largest weights are looked for."""
+"""Cells along each side in which the largest weights are looked for; and one about each is kept."""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class SparseFieldConfig(FieldConfig):
     """Density under which a voxel and all its neighbours hold nothing."""
     prune_weight: float | None = None
     """Share of any pixel's light under which what lies about a voxel is dropped, when it is cut or pruned; left out:
-    0.03 in contracted space, where fog fills everything; nothing in a scene box and in a composition."""
+    0.01 in contracted space, where fog fills everything; nothing in a scene box and in a composition."""
     sh_degree: int = 2
     """Degree of the spherical harmonics of the colour, 0 to 3: 1, 4, 9 or 16 coefficients a colour."""
     tv_weight: float = 0.0
@@ -204,9 +204,10 @@ class VoxelEncoding(Growing, Encoding):
         self._number(wanted)
 
     def _seen(self, weights: Float[Tensor, "x y z"]) -> Bool[Tensor, "vertices vertices vertices"]:
-        """Vertices of the voxels in cells that carry weight."""
-        cells = (weights >= self.least_weight)[None, None].float()
-        return _vertices(functional.interpolate(cells, size=(len(self.index) - 1,) * 3, mode="nearest")[0, 0] > 0)
+        """Vertices in cells that carry weight, or beside them."""
+        cells = functional.max_pool3d((weights >= self.least_weight)[None].float(), 3, stride=1, padding=1)
+        voxels = functional.interpolate(cells[None], size=(len(self.index) - 1,) * 3, mode="nearest")[0, 0] > 0
+        return _vertices(voxels)
 
     def neighbours(self, rows: Int[Tensor, "rows"]) -> Int[Tensor, "rows 3"]:
         """Rows of the next vertex along each axis; NOTHING where none is stored."""
