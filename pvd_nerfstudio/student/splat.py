@@ -1,6 +1,5 @@
 """The splat student: Gaussians that are drawn, where all other students' rays are marched along."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim import Optimizer
 
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.rendering.drawing import render
@@ -24,7 +22,7 @@ from pvd_nerfstudio.rendering.pixels import num_pixels
 from pvd_nerfstudio.rendering.splatting import View, rotations
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.metrics import NOTHING
-from pvd_nerfstudio.student.model import PointAnswers, StudentModel
+from pvd_nerfstudio.student.model import StudentModel
 
 HIDDEN = 3e-3
 """Transmittance under which training leaves out what is behind; images go on to the rasteriser's own bound."""
@@ -76,15 +74,8 @@ class SplatModel(StudentModel, _Splatfacto):  # type: ignore[misc]
         """Each parameter alone, by its name: their learning rates differ."""
         return {name: [value] for name, value in self.field.named.items()}
 
-    def grow(
-        self,
-        progress: float,
-        optimizer: Optimizer | None = None,
-        teacher: PointAnswers | None = None,
-        rays: Callable[[], RayBundle] | None = None,
-    ) -> bool:
+    def grow(self, *_: Any, **__: Any) -> bool:
         """Nothing grows by the clock."""
-        del progress, optimizer, teacher, rays
         return False
 
     def inherit_color_head(self, weights: dict[str, Tensor] | None) -> None:
