@@ -115,8 +115,9 @@ def equip(
             drop_unseen(teacher, shared_samples(student), data.draw_rays, config.seed)
     else:
         fill_grid_from_views(student.grid, teacher, data.draw_views)
-    take_from_first(student.grid.occupied)
-    student.grid.occupy(student.grid.occupied.clone())
+    cells = student.grid.occupied.clone()
+    take_from_first(cells)
+    student.grid.occupy(cells)
     grow()
     if config.inherit_color_head:
         student.inherit_color_head(teacher.color_head())
