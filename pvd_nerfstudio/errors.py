@@ -5,8 +5,6 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
-from torch.multiprocessing import ProcessRaisedException
-
 from pvd_nerfstudio.input.text import say
 
 
@@ -37,7 +35,7 @@ def explain_errors() -> None:
         of_another = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")
         if isinstance(error, InputError):
             say(str(error), "bold red")
-        elif isinstance(error, ProcessRaisedException) and of_another[1]:
+        elif kind.__name__ == "ProcessRaisedException" and of_another[1]:  # torch's, which the help does not wait for
             say(of_another[2].strip(), "bold red")
         else:
             before(kind, error, trace)

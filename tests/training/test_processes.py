@@ -3,19 +3,25 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
+import traceback
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from conftest import Run, distil_config
 from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.utils import comms, writer
+from torch.multiprocessing import ProcessRaisedException
 
 from benchmarks.forked import fork, wait
 from pvd_nerfstudio import processes
+from pvd_nerfstudio.errors import InputError, explain_errors
 from pvd_nerfstudio.pipeline import handover
 
 
@@ -64,6 +70,23 @@ def test_two_processes_stop_together(teacher: Run, tmp_path: Path) -> None:
     (saved,) = tmp_path.rglob("*.ckpt")
     assert saved.name == f"step-{last[0] + 1:09d}.ckpt", "the step that ended the run is in it, and told nobody"
     assert not list(tmp_path.rglob(".saving-*"))
+
+
+def test_an_error_of_another_process_is_its_message(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """As nerfstudio's launcher raises it: with that process's traceback."""
+    try:
+        raise InputError("The data set is gone: name it with --data.")
+    except InputError:
+        told = f"\n\n-- Process 1 terminated with the following error:\n{traceback.format_exc()}"
+    monkeypatch.setattr(sys, "excepthook", lambda *_: pytest.fail("a traceback"))
+    explain_errors()
+    sys.excepthook(ProcessRaisedException, ProcessRaisedException(told, 1, 2), None)
+    assert capsys.readouterr().out.strip() == "The data set is gone: name it with --data."
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, pvd_nerfstudio.errors; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_one_process_agrees_with_itself() -> None:
