@@ -35,7 +35,7 @@ def explain_errors() -> None:
         of_another = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")
         if isinstance(error, InputError):
             say(str(error), "bold red")
-        elif kind.__name__ == "ProcessRaisedException" and of_another[1]:  # torch's, which the help does not wait for
+        elif kind.__name__ == "ProcessRaisedException" and of_another[1]:  # torch's, which errors do not wait for
             say(of_another[2].strip(), "bold red")
         else:
             before(kind, error, trace)

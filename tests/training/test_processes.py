@@ -84,7 +84,7 @@ def test_an_error_of_another_process_is_its_message(monkeypatch: pytest.MonkeyPa
     assert capsys.readouterr().out.strip() == "The data set is gone: name it with --data."
 
 
-def test_help_does_not_wait_for_torch() -> None:
+def test_errors_do_not_wait_for_torch() -> None:
     code = "import sys, pvd_nerfstudio.errors; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
