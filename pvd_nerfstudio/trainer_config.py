@@ -17,6 +17,7 @@ from pvd_nerfstudio.data.orbit import OrbitDataParserConfig, cameras_of_path
 from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.data.taken_over import with_options_of
+from pvd_nerfstudio.edits.file import as_text, parse_saved, read_edits
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.help import hide, tell_defaults
@@ -36,7 +37,7 @@ from pvd_nerfstudio.teacher.checkpoint import (
     find_run,
     stored_state,
 )
-from pvd_nerfstudio.teacher.frozen import saved_scene_box
+from pvd_nerfstudio.teacher.scene_box import inserted_boxes, saved_scene_box
 from pvd_nerfstudio.training.optimizers import (
     AdamWOptimizerConfig,
     CosineSchedulerConfig,
@@ -86,6 +87,8 @@ class Conversion:
     """The run to convert: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files."""
     student: StudentName = "mlp"
     """Architecture to convert to."""
+    edits: Path | None = None
+    """What to do with the teacher's volume first: a file of edits, as `pvd-edit` writes it (docs/editing.md)."""
 
 
 @dataclass
@@ -218,6 +221,22 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
                 "lives in a box. Choose white, black or random, or --pipeline.model.contracted True."
             )
         model.student = self.student
+        self._take_over_edits(taught)
+
+    def _take_over_edits(self, taught: Any) -> None:
+        """What is done to the teacher's volume, and what had been done to its own teachers'."""
+        pipeline, data = self.pipeline, self.pipeline.datamanager
+        pipeline.edits = self.edits or pipeline.edits
+        edits = () if pipeline.edits is None else read_edits(pipeline.edits)
+        earlier = [getattr(taught, name, "") for name in ("earlier_edits", "edits")]
+        data.bounded = not pipeline.model.contracted
+        before = [edit for text in earlier for edit in parse_saved(text)]
+        data.earlier_edits, data.edits = (as_text(some) if some else "" for some in (before, edits))
+        own = inserted_boxes(edits) if data.bounded else ()
+        data.inserted_boxes = (*getattr(taught, "inserted_boxes", ()), *own)
+        if edits:
+            kinds = ", ".join(edit.kind for edit in edits)
+            say(f"The teacher's volume is edited first, as {pipeline.edits} says: {kinds}.")
 
     def _choose_data(self, dataparser: DataParserConfig, space: Space) -> None:
         """The teacher's dataparser unless there is another, with the path of `--data` if that is given."""
@@ -258,6 +277,11 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         if not isinstance(run.config, PVDTrainerConfig):
             raise InputError(f"{run.config_path} is a run of '{run.config.method_name}', not of pvd-distill.")
         previous = run.config
+        if self.edits is not None or self.pipeline.edits is not None:
+            raise InputError(
+                "--edits: a run that is gone on with has the edits that it began with. Leave the option out, or begin "
+                "a new run."
+            )
         self.load_dir, self.load_checkpoint = None, checkpoint_of_step(run.checkpoint_path, self.load_step)
         check_ranges(previous, where=str(run.config_path))
         if self.teacher_checkpoint is not None:

@@ -19,10 +19,11 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.data import views
 from pvd_nerfstudio.data.dataset import ComparisonLoader, DistillationDataset, Images, photographed
-from pvd_nerfstudio.data.orbit import OrbitDataParserConfig
+from pvd_nerfstudio.data.orbit import Box, OrbitDataParserConfig
 from pvd_nerfstudio.data.poses import Found, find
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.data.reviewed import is_reviewed, reading
+from pvd_nerfstudio.edits.file import parse_saved
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.help import hide
 from pvd_nerfstudio.input.ranges import COUNT, SHARE, above, at_least
@@ -83,6 +84,16 @@ class DistillationDataManagerConfig(Renamed, VanillaDataManagerConfig):
     """Share of the rays that come from pseudo views around the scene, not from the training cameras."""
     pseudo_views_per_chunk: int = 96
     """Pseudo views in each chunk of the bank."""
+    earlier_edits: tyro.conf.Suppress[str] = ""
+    """What had been done to the volumes of the teacher's own teachers, as JSON."""
+    edits: tyro.conf.Suppress[str] = ""
+    """What is done to the teacher's volume, as JSON; --edits sets it."""
+    inserted_boxes: tyro.conf.Suppress[tuple[Box, ...]] = ()
+    """For each run that both insert, a box around it."""
+    bounded: tyro.conf.Suppress[bool] = True
+    """Whether there is nothing outside the scene box, which edits may enlarge then."""
+    enlarge_box: bool = True
+    """Whether edits that bring matter out of the scene box enlarge it; otherwise they are refused."""
 
 
 hide(
@@ -134,6 +145,28 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
                     f"The data set {plain(self._place)} cannot be read: {type(error).__name__}: {plain(error)}. Put it "
                     "right, or name another place with --data."
                 ) from error
+
+    def create_train_dataset(self) -> DistillationDataset:
+        """nerfstudio's, of the edited scene."""
+        return self._edited(super().create_train_dataset())
+
+    def create_eval_dataset(self) -> DistillationDataset:
+        """nerfstudio's, of the edited scene."""
+        return self._edited(super().create_eval_dataset())
+
+    def _edited(self, dataset: DistillationDataset) -> DistillationDataset:
+        config = self.config
+        # A box that stands in for the data set's is the teacher's, which knows of earlier edits.
+        earlier = () if self.stands_in else parse_saved(config.earlier_edits)
+        boxes = [torch.tensor(box).view(2, 3) for box in config.inserted_boxes]
+        dataset.take_edits(earlier, parse_saved(config.edits), boxes, config.bounded)
+        before = dataset.frame_box.aabb
+        if not config.enlarge_box and not torch.equal(dataset.scene_box.aabb, before):
+            raise InputError(
+                f"--edits bring matter out of the scene box {before.tolist()}: around all is "
+                f"{dataset.scene_box.aabb.tolist()}. Leave --pipeline.datamanager.enlarge-box out to have a larger box."
+            )
+        return dataset
 
     def say_what_is_missing(self) -> None:
         """Print what of the data set cannot be read, and what is used in its place."""

@@ -1,6 +1,7 @@
 """The data set: images that may be missing, their masks, and evaluation views with the teacher's rendering."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from torch import Tensor
 from torch.nn.functional import pad
@@ -19,6 +21,9 @@ from torch.nn.functional import pad
 from pvd_nerfstudio.data.images import read_image, read_mask
 from pvd_nerfstudio.data.poses import without_lost_pose
 from pvd_nerfstudio.data.reviewed import check_outputs, in_single_precision
+from pvd_nerfstudio.data.untouched import untouched
+from pvd_nerfstudio.edits.file import Edits
+from pvd_nerfstudio.edits.kinds import Insert, box_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import is_file, plain
 
@@ -34,11 +39,59 @@ class DistillationDataset(InputDataset):
         check_outputs(dataparser_outputs)
         in_single_precision(dataparser_outputs.cameras)
         super().__init__(dataparser_outputs, scale_factor)
+        self.frame_box = self.scene_box
         if not any(self.has_image):
             self._dataparser_outputs = replace(dataparser_outputs, mask_filenames=None)
 
     render: Callable[[int], Tensor] | None = None
     """Renders a view whose image is missing, `[height, width, 3]`."""
+    frame_box: SceneBox
+    """The box that the teacher was trained in."""
+    _edits: Edits = ()
+    _is_bounded = True
+
+    def take_edits(self, earlier: Edits, edits: Edits, inserted: Sequence[Float[Tensor, "2 3"]], bounded: bool) -> None:
+        """Have the box of an edited scene; images then count where no edit has changed what they show.
+
+        Args:
+            earlier: what had been done to the teacher's own teachers.
+            edits: what is done to the teacher.
+            inserted: for each `insert` among both, the box of its run.
+            bounded: whether there is nothing outside the scene box.
+        """
+        self._edits, self._is_bounded = earlier + edits, bounded
+        if bounded:
+            first = len(inserted) - sum(isinstance(edit, Insert) for edit in edits)
+            self.frame_box = SceneBox(aabb=box_of(earlier, self.scene_box.aabb, inserted[:first]))
+            self.scene_box = SceneBox(aabb=box_of(edits, self.frame_box.aabb, inserted[first:]))
+
+    def untouched(self, view: int) -> Bool[Tensor, "height width"] | None:
+        """Which pixels of a view no edit has changed; None: all."""
+        if not self._edits:
+            return None
+        if view not in self._untouched:
+            camera = copy.deepcopy(self.cameras[view : view + 1]).to("cpu")
+            box = self.scene_box.aabb if self._is_bounded else None
+            self._untouched[view] = untouched(camera, self._edits, box)
+        return self._untouched[view]
+
+    @cached_property
+    def _untouched(self) -> dict[int, Tensor]:
+        return {}
+
+    @cached_property
+    def counts(self) -> list[bool]:
+        """Which views' images are on disk and show, at least in part, what there is to see."""
+        masks = (self.untouched(view) if there else None for view, there in enumerate(self.has_image))
+        return [there and (mask is None or bool(mask.any())) for there, mask in zip(self.has_image, masks)]
+
+    def get_data(self, image_idx: int, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """nerfstudio's; what an edit has changed is masked."""
+        data = super().get_data(image_idx, *args, **kwargs)
+        mask = self.untouched(image_idx) if self.counts[image_idx] else None
+        if mask is not None:
+            data["mask"] = mask[..., None] & data.get("mask", torch.ones(1, dtype=torch.bool)).bool()
+        return data
 
     @cached_property
     def has_image(self) -> list[bool]:
@@ -72,7 +125,7 @@ class DistillationDataset(InputDataset):
             InputError: there is neither.
         """
         path = Path(self.image_filenames[image_idx])
-        if is_file(path):
+        if is_file(path) and (self.render is None or self.counts[image_idx]):
             return super().get_image_float32(image_idx)
         if self.render is None:
             raise InputError(
@@ -84,16 +137,20 @@ class DistillationDataset(InputDataset):
 
 def photographed(dataset: InputDataset) -> list[int]:
     """Views of a data set whose images can be read; one that is not ours has them all, in its own way."""
-    there = getattr(dataset, "has_image", [True] * len(dataset))
+    there = getattr(dataset, "counts", [True] * len(dataset))
     return [view for view, is_there in enumerate(there) if is_there]
 
 
 def mask_of(dataset: InputDataset, view: int) -> Bool[Tensor, "height width"] | None:
     """Which pixels of a view's image count; None: all."""
     paths = dataset._dataparser_outputs.mask_filenames
-    if paths is None or view not in photographed(dataset):
+    if view not in photographed(dataset):
         return None
-    return torch.from_numpy(read_mask(Path(paths[view]), dataset.scale_factor))
+    mask = None if paths is None else torch.from_numpy(read_mask(Path(paths[view]), dataset.scale_factor))
+    untouched = dataset.untouched(view) if isinstance(dataset, DistillationDataset) else None
+    if mask is None or untouched is None:
+        return untouched if mask is None else mask
+    return mask & untouched
 
 
 class ComparisonLoader(FixedIndicesEvalDataloader):
@@ -142,7 +199,7 @@ class Images:
 
     def counted(self, views: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Bool[Tensor, "rays"]:
         """Which pixels are there and not masked; arguments as those of `read`."""
-        there = torch.tensor(self._dataset.has_image, device=views.device)[views]
+        there = torch.tensor(self._dataset.counts, device=views.device)[views]
         masks = self._masks
         return there if masks is None else there & _picked(masks, views, pixels).to(views.device)
 

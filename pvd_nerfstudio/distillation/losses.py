@@ -23,8 +23,8 @@ def norm_of(difference: Float[Tensor, "points channels"], norm: Norm) -> Float[T
 def feature_loss(
     student: Float[Tensor, "points channels"], teacher: Float[Tensor, "points channels"], norm: Norm
 ) -> Float[Tensor, ""]:
-    """Distance of the features (PVD, eq. 5)."""
-    return norm_of(student - teacher, norm)
+    """Distance of the features (PVD, eq. 5); where the teacher's are NaN an edit has made them meaningless."""
+    return norm_of(torch.where(teacher.isnan(), 0.0, student - teacher), norm)
 
 
 def log_density_loss(

@@ -39,6 +39,8 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """The teacher's run; set it with --teacher-checkpoint."""
     teacher_digest: tyro.conf.Suppress[str] = ""
     """Tells the teacher's weights from all others'; set at the hand-over."""
+    edits: Path | None = None
+    """What to do with the teacher's volume first; also --edits."""
     occupancy_threshold: float | None = None
     """Opacity of one sample from which on a cell of the occupancy grid is kept; left out: 0.02, and 0.01 in contracted
     space, where rays pass through more of what is thin."""

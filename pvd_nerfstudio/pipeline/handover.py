@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.distillation.projection import FeatureProjection
+from pvd_nerfstudio.edits.file import parse_saved
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
@@ -38,7 +39,8 @@ def load_teacher(config: DistillationPipelineConfig, device: Any) -> FrozenTeach
         return None
     data = config.datamanager
     place = Path(data.data or data.dataparser.data)
-    teacher = FrozenTeacher(find_run(config.teacher), device, place, config.asks_splats_at_points)
+    edits = parse_saved(data.edits)
+    teacher = FrozenTeacher(find_run(config.teacher), device, place, config.asks_splats_at_points, edits)
     config.teacher_digest = teacher.digest
     return teacher
 
@@ -61,11 +63,13 @@ def meet(
     if data.stands_in:
         keep_frame(teacher, data.train_dataparser_outputs)
     else:
-        check_frame(teacher, data.train_dataparser_outputs)
+        check_frame(teacher, data.train_dataparser_outputs, data.train_dataset.frame_box)
     projection = _align_features(teacher, student, config)
     CONSOLE.print(_capabilities(teacher, student, config))
     if student.grid.contracted:
         _check_reach(teacher, data)
+    if teacher.edits and method.feature_weight:
+        say("Features are left out where an edit has changed what they mean.")
     if not teacher.has_density:
         say("The teacher has no field that answers at points: its renderings alone are distilled.")
     if not has_rays and (config.active.poses or config.active.points):

@@ -137,7 +137,10 @@ class DistillationPipeline(StudentPipeline):
             compare_renderings(teacher, student, data)
         self.compare_with(teacher)
         if not data.has_eval_images and len(data.eval_dataset):
-            say("The evaluation images are missing: evaluation is against the teacher.", "yellow")
+            why = "No evaluation image shows the edited scene" if teacher.edits else "The evaluation images are missing"
+            say(f"{why}: evaluation is against the teacher.", "yellow")
+        elif teacher.edits:
+            say("Evaluation is against the edited teacher, and against images where no edit has changed them.")
 
     def _find_teacher(self) -> FrozenTeacher | None:
         return load_teacher(self.config, self.device)

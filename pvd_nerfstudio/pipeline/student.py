@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManager
 from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
+from pvd_nerfstudio.edits.file import parse_saved
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import is_file, say
 from pvd_nerfstudio.pipeline.comparison import DIFFERENCE, TEACHER, Comparison, difference
@@ -80,14 +81,15 @@ class StudentPipeline(VanillaPipeline):
         """
         data = self.datamanager
         dataset = data.config.data or data.config.dataparser.data
-        teacher = FrozenTeacher(find_run(place), self.device, dataset, self.config.asks_splats_at_points)
+        edits = parse_saved(data.config.edits)
+        teacher = FrozenTeacher(find_run(place), self.device, dataset, self.config.asks_splats_at_points, edits)
         if self.config.teacher_digest not in ("", teacher.digest):
             raise InputError(
                 f"The weights of {teacher.run.checkpoint_path} are not those that this student was converted from: "
                 f"it is another teacher, or was trained on since. The student's own was {self.config.teacher}."
             )
         if not data.stands_in:
-            check_frame(teacher, data.train_dataparser_outputs)
+            check_frame(teacher, data.train_dataparser_outputs, data.train_dataset.frame_box)
         cameras = data.train_dataset.cameras
         errors = Comparison(teacher, self.student).errors(cameras[torch.linspace(0, len(cameras) - 1, SOME).long()])
         self.compare_with(teacher)

@@ -97,20 +97,21 @@ def summarize(pipeline: StudentPipeline, run: TeacherRun) -> list[Figures]:
             for one in figures:
                 one.speed = Speed()
         camera = dataset.cameras[view : view + 1].to(student.device)
-        seen = counted_pixels(mask_of(dataset, view), num_pixels(camera))
-        chosen = seen[torch.linspace(0, len(seen) - 1, min(PIXELS, len(seen))).long()].to(student.device)
+        pixels = num_pixels(camera)
+        chosen = torch.linspace(0, pixels - 1, min(PIXELS, pixels)).long().to(student.device)
+        counted = torch.isin(chosen, counted_pixels(mask_of(dataset, view), pixels).to(chosen))
         rays = rays_at(camera, chosen)
         count = student.rays_for(len(chosen), camera)
         ours, theirs = figures[-1].speed.take(lambda c=camera, p=chosen, r=rays: student.pixels(c, p, r), count), None
         if teacher is not None and comparison is not None:
             theirs = _of_teacher(comparison, camera, rays, chosen, figures[0].speed)
             figures[-1].to_teacher.append((ours - theirs).square().mean())
-        if view in there:
+        if view in there and counted.any():
             image = student.renderer_rgb.blend_background(dataset.get_image_float32(view).to(ours))
             truth = image.flatten(0, 1)[chosen]
-            for one, pixels in ((figures[-1], ours), (figures[0], theirs)):
-                if pixels is not None:
-                    one.squared.append((pixels - truth).square().mean())
+            for one, image in ((figures[-1], ours), (figures[0], theirs)):
+                if image is not None:
+                    one.squared.append((image - truth)[counted].square().mean())
     return figures
 
 

@@ -189,7 +189,7 @@ class OccupancyGrid(Region):
             return PackedSamples(samples.ray_indices, starts, ends)
         enter, leave = near, far
         if not self.contracted:
-            enter, leave = _box_span(origins, directions, self.bounds)
+            enter, leave = box_span(origins, directions, self.bounds)
             enter, leave = torch.maximum(enter, near), torch.minimum(leave, far)
         most, crosses = spacing.most(self.longest), leave > enter
         if origins.is_cuda and len(origins) * most < CANDIDATES:
@@ -263,7 +263,7 @@ class NestedGrid:
         return hit
 
 
-def _box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor, Tensor]:
+def box_span(origins: Tensor, directions: Tensor, aabb: Tensor) -> tuple[Tensor, Tensor]:
     """Distances at which rays enter and leave a box, `[rays, 1]` each; they leave before they enter when they miss."""
     tiny = torch.finfo(directions.dtype).eps
     safe = torch.where(directions.abs() < tiny, torch.full_like(directions, tiny), directions)

@@ -9,6 +9,8 @@ from nerfstudio.models.base_model import Model
 from nerfstudio.utils import colormaps
 from torch import Tensor
 
+ALIKE = 100.0
+"""PSNR of two images that are the same, in dB: infinity has no mean."""
 NOTHING = 1e-3
 """Opacity under which a ray has met nothing."""
 
@@ -31,7 +33,7 @@ def image_metrics(rgb: Tensor, target: Tensor, mask: Tensor | None = None) -> di
     psnr = peak_signal_noise_ratio(rgb[seen], target[seen], data_range=1.0)
     pair = [image.moveaxis(-1, 0)[None] for image in (rgb, target)]
     metrics = {
-        "psnr": float(psnr),
+        "psnr": min(float(psnr), ALIKE),
         "ssim": float(structural_similarity_index_measure(*pair, data_range=1.0)),  # type: ignore[arg-type]
     }
     lpips = cached_lpips()

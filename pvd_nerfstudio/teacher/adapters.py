@@ -94,7 +94,11 @@ class FieldAdapter:
 
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
         """Density at world positions, or about `extent` around them where the family has no density at a point."""
-        return self.field.get_density(self.around(positions, torch.ones_like(positions), extent))[0]
+        return self.density_of(self.around(positions, torch.ones_like(positions), extent))
+
+    def density_of(self, samples: RaySamples) -> Float[Tensor, "samples 1"]:
+        """Density of samples, `[samples]` in shape."""
+        return self.field.get_density(samples)[0]
 
     @property
     def grid(self) -> OccupancyGrid | NestedGrid | None:
@@ -225,9 +229,8 @@ class TensoRFAdapter(FieldAdapter):
                 if saved is not None and saved.shape[2] != encoding.resolution:
                     encoding.upsample_grid(saved.shape[2])
 
-    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
-        del extent
-        density: Any = self.field.get_density(point_samples(positions, positions)[:, None])
+    def density_of(self, samples: RaySamples) -> Float[Tensor, "samples 1"]:
+        density: Any = self.field.get_density(samples[:, None])
         return density[:, 0]
 
     def query(self, samples: RaySamples) -> Answer:
@@ -310,9 +313,8 @@ class GenericAdapter(FieldAdapter):
             return False
         return answer.log_density.shape == (2, 1) and answer.rgb.shape == (2, 3)
 
-    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
-        answer = self.field(self.around(positions, torch.ones_like(positions), extent))
-        return answer[FieldHeadNames.DENSITY]
+    def density_of(self, samples: RaySamples) -> Float[Tensor, "samples 1"]:
+        return self.field(samples)[FieldHeadNames.DENSITY]
 
     def around(
         self, positions: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"], extent: float
@@ -360,6 +362,9 @@ class SplatAdapter(GenericAdapter):
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
         size = torch.full_like(positions[:, :1], extent)
         return self._gaussians.density(positions, size, size)
+
+    def density_of(self, samples: RaySamples) -> Float[Tensor, "samples 1"]:
+        return self._gaussians.density(samples.frustums.get_positions(), *_sizes(samples))
 
     def crowd(self, samples: RaySamples) -> float:
         return self._gaussians.crowd(samples.frustums.get_positions(), *_sizes(samples))

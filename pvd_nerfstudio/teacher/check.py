@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.model_components.renderers import RGBRenderer
 from torch import Tensor
 
@@ -38,14 +39,19 @@ PIXELS = 2048
 """Pixels of each view that are compared."""
 
 
-def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs) -> None:
+def check_frame(teacher: FrozenTeacher, outputs: DataparserOutputs, scene_box: SceneBox) -> None:
     """Teacher and data must lie in one coordinate frame.
+
+    Args:
+        teacher: the teacher.
+        outputs: the data set.
+        scene_box: the data set's, and what earlier edits have made of it.
 
     Raises:
         InputError: the data set is scaled, turned or boxed otherwise than the teacher's was.
     """
-    teacher.take_box(outputs.scene_box)
-    box = outputs.scene_box.aabb.to(teacher.aabb)
+    teacher.take_box(scene_box)
+    box = scene_box.aabb.to(teacher.aabb)
     if not torch.allclose(box, teacher.aabb, atol=1e-4):
         raise InputError(
             f"The data's scene box is {_rounded(box)}, the teacher's {_rounded(teacher.aabb)}. Leave the dataparser "
@@ -124,14 +130,16 @@ def check_renderings(teacher: FrozenTeacher, shared: SharedSamples, dataset: Any
         between = "all it shows and its scene box" if teacher.shows_views else "its own samples and the shared ones"
         said.append(f"{_psnr(own, native):.1f} dB between {between}")
     elif native is None:
-        said.append("its own samples need CUDA, so only the shared ones are looked at")
+        why = "its own renderer knows of no edits" if teacher.edits else "its own samples need CUDA"
+        said.append(f"{why}, so only the shared ones are looked at")
     if volume is not None and own is not None:
         said.append(f"{_psnr(volume, own):.1f} dB between what it draws and what its density shows")
     if truth is None:
-        said.append("there are no images on disk to compare it with")
+        said.append("no image on disk shows what it shows" if teacher.edits else "there are no images on disk")
     else:
         against = " and ".join(f"{_psnr(image, truth):.2f} dB" for image in (native, own) if image is not None)
-        said.append(f"{against} against the data set's images")
+        part = " where no edit has changed them" if teacher.edits else ""
+        said.append(f"{against} against the data set's images{part}")
     say(f"Teacher on {len(views)} views: {'; '.join(said)}.")
     ours, theirs = SHOWN.get(str(renderer.background_color)), SHOWN.get(teacher.space.background)
     if ours is not None and theirs is not None and ours != theirs:

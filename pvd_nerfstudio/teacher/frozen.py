@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -14,14 +14,13 @@ import torch
 from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle, RaySamples
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.models.base_model import Model
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException
 from torch import Tensor
 
-from pvd_nerfstudio.data.poses import find
-from pvd_nerfstudio.data.reviewed import reading, review
+from pvd_nerfstudio.edits.file import Edits
+from pvd_nerfstudio.edits.kinds import Insert, box_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.hash_table import quicken
 from pvd_nerfstudio.input.text import plain
@@ -30,8 +29,10 @@ from pvd_nerfstudio.rendering.occupancy import NestedGrid, OccupancyGrid
 from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, GenericAdapter, adapted, adapter_of, space_of
 from pvd_nerfstudio.teacher.building import build, building, implementation_of, method_of, no_lpips
-from pvd_nerfstudio.teacher.checkpoint import TeacherRun, digest, load_state, load_weight
+from pvd_nerfstudio.teacher.checkpoint import TeacherRun, digest, find_run, load_state
+from pvd_nerfstudio.teacher.edited import EditedVolume
 from pvd_nerfstudio.teacher.old_layouts import current_layout
+from pvd_nerfstudio.teacher.scene_box import Metadata, scene_box_of
 
 POINTS_AT_ONCE, RAYS_AT_ONCE = 1 << 14, 1 << 10
 """What is answered in one go on a CPU."""
@@ -50,16 +51,22 @@ class FrozenTeacher:
         device: where it answers.
         data: where its data set is now, for families whose checkpoints do not hold their scene box.
         at_points: whether Gaussians are asked at points.
+        edits: what is done to its volume.
 
     Raises:
         InputError: the checkpoint does not fit its configuration, cannot be used on this machine, or does not say
-            where its scene lies.
+            where its scene lies; or it is to be edited, and does not answer at points.
     """
 
     def __init__(
-        self, run: TeacherRun, device: torch.device | str, data: Path | None = None, at_points: bool = True
+        self,
+        run: TeacherRun,
+        device: torch.device | str,
+        data: Path | None = None,
+        at_points: bool = True,
+        edits: Edits = (),
     ) -> None:
-        self.run = run
+        self.run, self.edits = run, edits
         self.device = torch.device(device)
         self.seconds = 0.0
         state = load_state(run)
@@ -67,16 +74,41 @@ class FrozenTeacher:
         config = copy.deepcopy(run.config.pipeline.model)
         family = adapter_of(config)
         self.space: Space = space_of(config)
-        box = _scene_box(run, state, data)
+        box = scene_box_of(run, state, data)
         with building(run, state), implementation_of(config, state, device), no_lpips():
-            metadata = _Metadata(run, data)
+            metadata = Metadata(run, data)
             self.model: Model = build(config, family.num_train_data(state), box, metadata, device, run)
             _load_strictly(self.model, state, run, family)
         self.model.to(device).eval().requires_grad_(False)
         quicken(self.model)
         self._adapter = adapted(self.model, family)
         answers = not isinstance(self._adapter, GenericAdapter) or self._adapter.answers
-        self._has_density = answers and (at_points or not self.is_drawn)
+        self._has_density = answers and (at_points or bool(edits) or not self.is_drawn)
+        self._inserted_boxes: list[Tensor] = []
+        if edits:
+            self._edit()
+
+    def _edit(self) -> None:
+        """From now on answer with the edited volume."""
+        if not self._has_density:
+            raise InputError(
+                f"--edits: {method_of(self.run)} has no density at points, so its volume cannot be edited. Convert it "
+                "into a student first, and edit that."
+            )
+        others = [FrozenTeacher(find_run(edit.run), self.device) for edit in self.edits if isinstance(edit, Insert)]
+        for other in others:
+            if not other.has_density:
+                raise InputError(
+                    f"--edits: {method_of(other.run)} in {other.run.config_path} has no density at points, so it "
+                    "cannot be inserted. Convert it into a student first, and insert that."
+                )
+        self._inserted_boxes = [other.aabb for other in others]
+        self._adapter = EditedVolume(self._adapter, self.edits, [other._adapter for other in others])
+
+    @property
+    def box(self) -> Float[Tensor, "2 3"]:
+        """Where it shows something, unless space is contracted: the scene box, and where edits have brought matter."""
+        return box_of(self.edits, self.aabb, self._inserted_boxes).to(self.device)
 
     @property
     def aabb(self) -> Float[Tensor, "2 3"]:
@@ -96,7 +128,7 @@ class FrozenTeacher:
     @property
     def is_drawn(self) -> bool:
         """Whether it shows Gaussians: whole views in no time, their depth along the rays, and no single ray."""
-        return getattr(self.model, "is_drawn", False)
+        return getattr(self.model, "is_drawn", False) and not self.edits
 
     @property
     def shows_views(self) -> bool:
@@ -259,89 +291,6 @@ class FrozenTeacher:
 def image_of(outputs: dict[str, Any]) -> Tensor:
     """The image among a model's outputs: coarse-to-fine models call it `rgb_fine`."""
     return outputs["rgb"] if "rgb" in outputs else outputs["rgb_fine"]
-
-
-def saved_scene_box(run: TeacherRun) -> SceneBox | None:
-    """The scene box among a run's weights; None for families that keep none there.
-
-    Raises:
-        InputError: it is none.
-    """
-    aabb = load_weight(run, "field.aabb")
-    return None if aabb is None else _box_of(aabb, run)
-
-
-def _box_of(aabb: Tensor, run: TeacherRun) -> SceneBox:
-    if (
-        aabb.shape != (2, 3)
-        or not aabb.is_floating_point()
-        or not aabb.isfinite().all()
-        or not (aabb[0] < aabb[1]).all()
-    ):
-        raise InputError(f"{run.checkpoint_path}: the scene box of the teacher, field.aabb, is none.")
-    return SceneBox(aabb=aabb.float())
-
-
-def _scene_box(run: TeacherRun, state: dict[str, Tensor], data: Path | None) -> SceneBox:
-    """The box in the weights or, for families that keep none there, the data set's.
-
-    Raises:
-        InputError: there is neither.
-    """
-    if "field.aabb" in state:
-        return _box_of(state["field.aabb"], run)
-    outputs, problem = _data_set(run, data)
-    if outputs is None:
-        raise InputError(
-            f"A checkpoint of {method_of(run)} does not hold its scene box, so its data set is needed; {problem}. "
-            "Name its place with --data."
-        )
-    return _box_of(outputs.scene_box.aabb, run)
-
-
-def _data_set(run: TeacherRun, data: Path | None) -> tuple[DataparserOutputs | None, str]:
-    """The teacher's data set, at its place or where it is now; or else what is wrong."""
-    manager: Any = run.config.pipeline.datamanager
-    problem = "its config.yml names no data set"
-    for place in (manager.data or manager.dataparser.data, data):
-        if place is None:
-            continue
-        dataparser = copy.deepcopy(manager.dataparser)
-        dataparser.data = Path(place)
-        review(dataparser)
-        with reading(dataparser, named_by_user=False):
-            found = find(dataparser, size=1)
-            if found.dataparser is not None:
-                return found.again.setup().get_dataparser_outputs(split="train"), ""
-        problem = f"{place} cannot be read: {found.problem}"
-    return None, problem
-
-
-class _Metadata(Mapping[str, Any]):
-    """What a dataparser says beside its views; the data set is read when a model asks for it."""
-
-    def __init__(self, run: TeacherRun, data: Path | None) -> None:
-        self._run, self._data, self._read = run, data, None
-
-    def _there(self) -> dict[str, Any]:
-        if self._read is None:
-            outputs, problem = _data_set(self._run, self._data)
-            if outputs is None:
-                raise InputError(
-                    f"The model of {method_of(self._run)} is built with what its dataparser says beside the views, so "
-                    f"its data set is needed; {problem}. Name its place with --data."
-                )
-            self._read = outputs.metadata
-        return self._read
-
-    def __getitem__(self, name: str) -> Any:
-        return self._there()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._there())
-
-    def __len__(self) -> int:
-        return len(self._there())
 
 
 def _load_strictly(model: Model, state: dict[str, Tensor], run: TeacherRun, family: type[FieldAdapter]) -> None:

@@ -58,7 +58,7 @@ def fill_grid(grid: OccupancyGrid, teacher: FrozenTeacher, spacing: Spacing, thr
     else:
         raise InputError(
             f"The teacher {teacher.run.checkpoint_path} has no density anywhere in its scene box "
-            f"{teacher.aabb.cpu().numpy().round(4).tolist()}: its renderings are background. Look at it with "
+            f"{teacher.box.cpu().numpy().round(4).tolist()}: its renderings are background. Look at it with "
             "ns-viewer; its training has probably collapsed."
         )
     if share < 1:
@@ -83,8 +83,9 @@ def occupied_region(teacher: FrozenTeacher) -> Box | None:
     """Smallest box around what a teacher shows in its scene box; None where it cannot be queried."""
     if teacher.shows_views:
         return None
-    diagonal = float((teacher.aabb[1] - teacher.aabb[0]).norm())
-    grid = OccupancyGrid(teacher.aabb, REGION_CELLS).to(teacher.device)
+    box = teacher.box
+    diagonal = float((box[1] - box[0]).norm())
+    grid = OccupancyGrid(box, REGION_CELLS).to(teacher.device)
     grid.fill(_visible_to(teacher, grid, Spacing(diagonal / REGION_CELLS), 1 / 2))
     if teacher.grid is not None:
         grid.restrict(teacher.grid)

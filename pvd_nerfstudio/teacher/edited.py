@@ -1,0 +1,113 @@
+"""The edited volume, between a teacher and whoever queries it: grid, bank, comparison, viewer.
+
+It answers as a family's adapter does (`adapters.py`), so nobody above it knows that there are edits. It never renders
+by the teacher's own renderer, which knows of none.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.rays import Frustums, RaySamples
+from torch import Tensor
+
+from pvd_nerfstudio.edits.kinds import Edit, Insert
+from pvd_nerfstudio.edits.place import Ask, Matter, Places
+from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, log_of
+
+
+class EditedVolume(FieldAdapter):
+    """What a family answers, edited.
+
+    Args:
+        plain: the adapter of the teacher.
+        edits: what is done to its volume, in their order.
+        inserted: for each `insert` among them, the adapter of its run.
+    """
+
+    def __init__(self, plain: FieldAdapter, edits: Sequence[Edit], inserted: Sequence[FieldAdapter]) -> None:
+        super().__init__(plain.model)
+        self._plain = plain
+        others = iter(inserted)
+        self._edits = [edit.into(_asked(next(others))) if isinstance(edit, Insert) else edit for edit in edits]
+        self._ask = _asked(plain)
+        for edit in self._edits:
+            self._ask = _edited(edit, self._ask)
+
+    @property
+    def has_datas_box(self) -> bool:  # type: ignore[override]
+        """The teacher's."""
+        return self._plain.has_datas_box
+
+    @property
+    def renders_natively(self) -> bool:
+        """Its own renderer knows of no edits."""
+        return False
+
+    def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        samples = self._plain.around(positions, torch.ones_like(positions), extent)
+        return self._ask(_places_of(samples, wants_color=False)).density
+
+    def query(self, samples: RaySamples) -> Answer:
+        matter = self._ask(_places_of(samples))
+        assert matter.rgb is not None
+        return Answer(log_of(matter.density), matter.rgb, matter.feature)
+
+    def around(self, positions: Tensor, directions: Tensor, extent: float) -> RaySamples:
+        return self._plain.around(positions, directions, extent)
+
+    def crowd(self, samples: RaySamples) -> float:
+        return self._plain.crowd(samples)
+
+    def color_head(self) -> dict[str, Tensor] | None:
+        return self._plain.color_head()
+
+
+def _edited(edit: Edit, below: Ask) -> Ask:
+    return lambda places: edit.answer(below, places)
+
+
+def _asked(plain: FieldAdapter) -> Ask:
+    """What a family answers; nothing outside its grid, nor outside its scene box unless space is contracted."""
+    contracted = plain.space(plain.model.config).contracted
+
+    def ask(places: Places) -> Matter:
+        samples, positions = _samples_of(places), places.positions
+        if places.wants_color:
+            answer = plain.query(samples)
+            matter = Matter(answer.log_density.exp(), answer.rgb, answer.feature)
+        else:
+            matter = Matter(plain.density_of(samples))
+        if plain.grid is not None:
+            matter = matter.times(plain.grid.contains(positions)[:, None])
+        if not contracted:
+            low, high = plain.model.scene_box.aabb.to(positions)
+            matter = matter.times(((positions >= low) & (positions <= high)).all(dim=-1, keepdim=True))
+        return matter
+
+    return ask
+
+
+def _places_of(samples: RaySamples, wants_color: bool = True) -> Places:
+    frustums = samples.frustums
+    return Places(
+        positions=frustums.get_positions(),
+        origins=frustums.origins,
+        directions=frustums.directions,
+        starts=frustums.starts,
+        ends=frustums.ends,
+        pixel_area=frustums.pixel_area,
+        wants_color=wants_color,
+    )
+
+
+def _samples_of(places: Places) -> RaySamples:
+    frustums = Frustums(
+        origins=places.origins,
+        directions=places.directions,
+        starts=places.starts,
+        ends=places.ends,
+        pixel_area=places.pixel_area,
+    )
+    camera_indices = torch.zeros_like(places.starts, dtype=torch.long)
+    return RaySamples(frustums=frustums, camera_indices=camera_indices, deltas=places.ends - places.starts)
