@@ -125,7 +125,7 @@ def _absolute(edit: Any, folder: Path) -> Any:
 def _made(value: Any, kinds: dict[str, Any], where: str, depth: int = 0) -> Any:
     """The edit or the region that an object describes."""
     if depth > DEEPEST:
-        raise _Wrong(where, f"regions lie more than {DEEPEST} deep in one another")
+        raise _Wrong(where.partition(",")[0], f"regions lie more than {DEEPEST} deep in one another")
     if not isinstance(value, dict):
         raise _Wrong(where, f'it is {_name(value)}; it must be an object with a "kind"')
     if "kind" not in value:
@@ -174,7 +174,7 @@ def _value(value: Any, wanted: Any, allowed: Range, where: str, depth: int) -> A
 def _number(value: Any, allowed: Range, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _Wrong(where, f"it is {_name(value)}; it must be a number")
-    number = float(value) if abs(value) < 2**1000 else math.inf
+    number = math.inf if abs(value) >= 2**1000 else float(value)
     if not allowed.holds(number) or abs(number) > 1e6:  # noqa: PLR2004
         shown = "too large" if number == math.inf else plain(json.dumps(value))
         raise _Wrong(where, f"it is {shown}; it must be {allowed.words}, and not beyond a million")
@@ -203,9 +203,9 @@ class _Object(dict[str, Any]):
 
 def _name(value: Any) -> str:
     """What a value of JSON is, in words."""
-    shown = plain(json.dumps(value))[:60]
-    names = {dict: "an object", list: f"a list of {len(value) if isinstance(value, list) else 0}", type(None): "null"}
-    return names.get(type(value), shown)
+    if isinstance(value, dict):
+        return "an object"
+    return f"a list of {len(value)}" if isinstance(value, list) else plain(json.dumps(value))[:60]
 
 
 def _written(value: Any) -> Any:

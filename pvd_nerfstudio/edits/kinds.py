@@ -212,7 +212,7 @@ class _OfRegion(_Moving):
         return self.region.middle
 
     def box(self, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
-        return around(box, self.motion.bounds(common(box, self.region.bounds)))
+        return around(box, self.motion.bounds(self.region.within(box)))
 
     def changes(self, positions: Float[Tensor, "places 3"]) -> Bool[Tensor, "places"]:
         return self.region.share(self.motion.back(positions))[:, 0] > 0
@@ -273,7 +273,7 @@ class Insert(_Moving):
 
     def box_with(self, box: Float[Tensor, "2 3"], other: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
         """A box around both volumes, of which the other's is given in its own coordinates."""
-        own = other if self.region is None else common(other, self.region.bounds)
+        own = other.cpu() if self.region is None else self.region.within(other.cpu())
         return around(box, self.motion.bounds(own))
 
     def changes(self, positions: Float[Tensor, "places 3"]) -> Bool[Tensor, "places"]:
@@ -293,12 +293,6 @@ class Inserted(Edit):
         matter = below(places)
         sources, index, share = self.edit._met(self.edit.region, places)
         return matter.mixed_with(self.other(sources).times(share), index) if len(index) else matter
-
-
-def common(*boxes: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
-    """What boxes have in common, at least a point."""
-    low, high = torch.stack([box.cpu() for box in boxes], dim=1)
-    return torch.stack([low.amax(dim=0), torch.maximum(low.amax(dim=0), high.amin(dim=0))])
 
 
 def around(*boxes: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:

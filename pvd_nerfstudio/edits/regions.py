@@ -39,6 +39,11 @@ class Region:
         """A box around it, its edge included; infinite where the region is."""
         return torch.tensor([[-math.inf] * 3, [math.inf] * 3])
 
+    def within(self, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
+        """A box around the part of it that lies in a box; at least a point."""
+        low, high = torch.maximum(box[0], self.bounds[0]), torch.minimum(box[1], self.bounds[1])
+        return torch.stack([low, torch.maximum(low, high)])
+
 
 def _softened(distance: Float[Tensor, "places 1"], edge: float) -> Float[Tensor, "places 1"]:
     """How much belongs to a region at a distance from its surface, negative within it."""
@@ -137,6 +142,19 @@ class HalfSpace(Region):
     @property
     def middle(self) -> Numbers:
         return torch.tensor(self.point)
+
+    def within(self, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
+        """Around the corners of the box that it holds, and where its plane cuts the box's edges."""
+        corners = torch.cartesian_prod(*box.T)
+        normal = torch.nn.functional.normalize(torch.tensor(self.normal), dim=0)
+        depth = (corners - self.middle) @ normal + self.edge / 2
+        starts, ends = torch.combinations(torch.arange(len(corners))).T
+        cut = ((corners[starts] != corners[ends]).sum(dim=-1) == 1) & (depth[starts] * depth[ends] < 0)
+        starts, ends = starts[cut], ends[cut]
+        share = depth[starts] / (depth[starts] - depth[ends])
+        points = torch.cat([corners[depth >= 0], torch.lerp(corners[starts], corners[ends], share[:, None])])
+        points = points if len(points) else box[:1]
+        return torch.stack([points.amin(dim=0), points.amax(dim=0)])
 
 
 @dataclass(frozen=True)
