@@ -19,7 +19,7 @@ class Motion:
 
     def __call__(self, positions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 3"]:
         """Where positions go."""
-        return _affine(positions, self.scale * self.rotation, self._shift)
+        return _affine(positions, self.scale * self.rotation, self._shift).contiguous()
 
     def back(self, positions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 3"]:
         """Where positions come from."""

@@ -146,11 +146,12 @@ class StudentPipeline(VanillaPipeline):
         return super().get_average_eval_image_metrics(*args, **kwargs)
 
     def _have_teacher_in_evaluation(self) -> None:
-        """It is loaded where it was asked for, and where nothing else is left to compare with."""
+        """It is loaded where it was asked for, and where images are missing or do not show the edited scene."""
         own, asked = self.config.teacher, os.environ.get(TEACHER_IN_EVALUATION, "")
+        images_tell = self.datamanager.has_eval_images and not self.datamanager.config.edits
         if asked:
             self.load_teacher(self._asked_teacher(asked))
-        elif not self.datamanager.has_eval_images and own is not None and is_file(own):
+        elif not images_tell and own is not None and is_file(own):
             try:
                 self.load_teacher(own)
             except InputError as error:

@@ -103,8 +103,8 @@ def _places_of(samples: RaySamples, wants_color: bool = True) -> Places:
 
 def _samples_of(places: Places) -> RaySamples:
     frustums = Frustums(
-        origins=places.origins,
-        directions=places.directions,
+        origins=places.origins.contiguous(),  # mipnerf takes nothing else
+        directions=places.directions.contiguous(),
         starts=places.starts,
         ends=places.ends,
         pixel_area=places.pixel_area,

@@ -33,7 +33,8 @@ def test_all_kinds_are_read_and_written_again() -> None:
 
 
 def one(kind: str, region: str = BALL, more: str = "") -> str:
-    return f'{{"version": 1, "edits": [{{"kind": "erase", "region": {BALL}}},\n {{"kind": "{kind}", "region": {region}{more}}}]}}'
+    entry = f'{{"kind": "{kind}", "region": {region}{more}}}'
+    return f'{{"version": 1, "edits": [{{"kind": "erase", "region": {BALL}}},\n {entry}]}}'
 
 
 WRONG = {
