@@ -191,7 +191,7 @@ class PVDTrainer(Trainer):
             raise self._diverged(f"The student's weights are no longer finite after step {step} ({broken[0]})")
         is_over = step + 1 >= self.config.pipeline.steps
         if is_over:
-            self.pipeline.finish()
+            self.pipeline.finish(for_good=not self.config.keep_optimizer)
             self.optimizers.drop("projection")
         final, optimizers = self.checkpoint_dir / f"step-{step:09d}.ckpt", self.optimizers
         with self.folder.whole(final) as unfinished:

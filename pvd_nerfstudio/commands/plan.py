@@ -171,9 +171,9 @@ def sizes_within(student: str, megabytes: float, grid_resolution: int) -> list[s
 
 
 def megabytes_of(parts: Sequence[FieldConfig], grid_resolution: int) -> float:
-    """MB of a finished checkpoint at most: the weights in single precision, the occupancy grid, and what is small."""
-    parameters = sum(part.num_parameters for part in parts)
-    return (4 * parameters + grid_resolution**3 / GRID_BITS) / 1e6 + SMALL_THINGS
+    """MB of a finished checkpoint at most: the weights, the occupancy grid, and what is small."""
+    weights = sum(part.disk_bytes for part in parts)
+    return (weights + grid_resolution**3 / GRID_BITS) / 1e6 + SMALL_THINGS
 
 
 def _field_seconds(config: FieldConfig, device: str) -> float:

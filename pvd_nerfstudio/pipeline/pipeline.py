@@ -31,6 +31,7 @@ from pvd_nerfstudio.processes import rank
 from pvd_nerfstudio.rendering.kernels import build_kernels
 from pvd_nerfstudio.student.average import EVERY
 from pvd_nerfstudio.student.fields.gaussians import GaussianField
+from pvd_nerfstudio.student.fields.growth import pack
 from pvd_nerfstudio.student.model import PointAnswers
 from pvd_nerfstudio.student.splat import SplatModel
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
@@ -223,10 +224,16 @@ class DistillationPipeline(StudentPipeline):
         assert self.active is not None
         return self.active
 
-    def finish(self) -> None:
-        """Keep the better weights, and throw away what only training needs: checkpoints hold the student alone."""
+    def finish(self, for_good: bool) -> None:
+        """Keep the better weights, and throw away what only training needs: checkpoints hold the student alone.
+
+        Args:
+            for_good: whether what is saved need not be learned on, and may be rounded.
+        """
         if self._step is not None and self.student.average is not None:
             self._step.keep_better()
+        if for_good:
+            pack(self.student.field)
         self.projection, self._is_over = None, True
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

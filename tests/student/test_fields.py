@@ -1,6 +1,7 @@
 """The student fields: nerfstudio's own values, and what each of them must be able to learn from a teacher."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -289,6 +290,26 @@ def test_voxels_load_at_the_size_that_was_saved() -> None:
     points = torch.rand(200, 3)
     torch.testing.assert_close(loaded.encode(points), saved.encode(points))
     assert not grow(loaded, Moment(0.9, ball))
+
+
+def test_a_packed_table_takes_a_quarter_and_shows_the_same(tmp_path: Path) -> None:
+    """Its numbers are those that are saved, an opened run has them, and one that is learned on is whole again."""
+    field = fine_ball()
+    torch.nn.init.normal_(field.voxels.table)
+    exact = field.voxels.table.detach().clone()
+    torch.save(field.state_dict(), tmp_path / "whole")
+    field.voxels.pack()
+    torch.save(field.state_dict(), tmp_path / "packed")
+    assert (tmp_path / "packed").stat().st_size < 0.3 * (tmp_path / "whole").stat().st_size
+    opened = fine_ball()
+    opened.load_state_dict(torch.load(tmp_path / "packed", weights_only=True))
+    assert torch.equal(opened.voxels.table, field.voxels.table)
+    scale = exact.abs().amax(dim=0)
+    off = (exact - field.voxels.table).abs() / scale
+    assert off[:, 0].max() < 1e-3 and off[:, 1:].max() < 0.01 and off[:, 1:].mean() < 0.004
+    assert opened.state_dict().keys() == field.state_dict().keys()
+    grow(opened, Moment(0.9, ball))
+    assert "voxels.table" in opened.state_dict()
 
 
 def test_factors_of_other_ranks_do_not_load() -> None:

@@ -65,12 +65,12 @@ def test_a_finished_run_has_the_better_weights_alone(
     student, finish = trainer.pipeline.student, trainer.pipeline.finish
     seen: list[torch.Tensor] = []
 
-    def spoiled() -> None:
+    def spoiled(for_good: bool) -> None:
         worse = student.field if average_is_better else student.average.module
         for value in worse.parameters():
             value.data.add_(torch.randn_like(value))
         seen.extend(value.detach().clone() for value in student.field.parameters())
-        finish()
+        finish(for_good)
 
     trainer.pipeline.finish = spoiled
     trainer.train()

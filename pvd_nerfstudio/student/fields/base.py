@@ -77,6 +77,11 @@ class FieldConfig(InstantiateConfig):
         return 20 * self.num_parameters
 
     @property
+    def disk_bytes(self) -> int:
+        """What that size takes in the checkpoint of a finished run."""
+        return 4 * self.num_parameters
+
+    @property
     def is_drawn(self) -> bool:
         """Whether it shows whole views alone, and answers to no single ray."""
         return False

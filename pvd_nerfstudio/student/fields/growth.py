@@ -75,6 +75,16 @@ class Growing(nn.Module):
     def grow(self, now: Moment) -> bool:
         """Take the size that is right at this moment; returns whether anything changed."""
 
+    def pack(self) -> None:
+        """Training is over: round what takes much room on disk to what is worth it."""
+
+
+def pack(module: nn.Module) -> None:
+    """Let all growing parts of a module pack."""
+    for part in module.modules():
+        if isinstance(part, Growing):
+            part.pack()
+
 
 def grow(module: nn.Module, now: Moment) -> bool:
     """Let all growing parts of a module grow; returns whether anything changed."""

@@ -23,6 +23,8 @@ from pvd_nerfstudio.rendering.occupancy import unpacked
 from pvd_nerfstudio.student.fields.base import MAX_LOG_DENSITY, FieldConfig, StudentField
 from pvd_nerfstudio.student.fields.growth import Growing, Moment
 from pvd_nerfstudio.student.fields.interpolation import cell_corners, weighted_rows
+from pvd_nerfstudio.student.fields.packed import NAMES, packed
+from pvd_nerfstudio.student.fields.packed import unpacked as unpacked_table
 from pvd_nerfstudio.student.memory import check_fits
 
 NOTHING = 0
@@ -103,6 +105,10 @@ class SparseFieldConfig(FieldConfig):
     def training_bytes(self) -> int:
         return super().training_bytes + INDEX_BYTES * (self.resolution + 1) ** 3
 
+    @property
+    def disk_bytes(self) -> int:
+        return self.num_parameters * (self.channels + 1) // self.channels  # a byte each, and two for the density
+
     def encoder(self) -> Encoding:
         return VoxelEncoding(self)
 
@@ -129,7 +135,7 @@ class VoxelEncoding(Growing, Encoding):
     """Trilinear interpolation of the values at vertices, of which only those in occupied space are stored.
 
     `index [vertices, vertices, vertices]` gives each vertex its row of `table [rows, channels]`. A checkpoint holds
-    the table, and one bit a vertex in place of the index.
+    the table, packed in that of a finished run, and one bit a vertex in place of the index.
     """
 
     index: Int[Tensor, "x y z"]
@@ -139,7 +145,7 @@ class VoxelEncoding(Growing, Encoding):
         super().__init__(in_dim=3)
         self.config = config
         self.out_dim = config.channels
-        self.phase = 0
+        self.phase, self.is_packed = 0, False
         self.least_weight = config.prune_weight or 0.0
         self.register_buffer("index", torch.empty(0), persistent=False)
         self.register_buffer("place", torch.empty(0), persistent=False)
@@ -159,6 +165,7 @@ class VoxelEncoding(Growing, Encoding):
     @torch.no_grad()
     def grow(self, now: Moment) -> bool:
         """Take the voxels of occupied space at the start; subdivide and prune them when it is time."""
+        self.is_packed = False  # it is learned on
         phase, resolution = self.config.phase_at(now.progress), self.config.resolution_at(now.progress)
         if phase <= self.phase:
             return False
@@ -219,6 +226,23 @@ class VoxelEncoding(Growing, Encoding):
         """Where the vertices of rows stand in the grid."""
         place, vertices = self.place[rows].long(), len(self.index)
         return torch.stack([place // vertices**2, place // vertices % vertices, place % vertices], dim=-1)
+
+    def pack(self) -> None:
+        """Round the table to what a checkpoint of a finished run holds."""
+        self.table.data = unpacked_table(packed(self.table.data))
+        self.is_packed = True
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.is_packed:
+            parts = packed(destination.pop(f"{prefix}table").detach())
+            destination |= {f"{prefix}{name}": part for name, part in parts.items()}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **options: Any) -> None:
+        self.is_packed = all(f"{prefix}{name}" in state_dict for name in NAMES)
+        if self.is_packed:
+            state_dict[f"{prefix}table"] = unpacked_table({name: state_dict.pop(f"{prefix}{name}") for name in NAMES})
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The stored vertices as a checkpoint holds them, eight in a byte, and how often they have changed."""
