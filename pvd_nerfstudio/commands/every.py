@@ -7,6 +7,7 @@ import tyro
 
 from pvd_nerfstudio.commands.convert import Convert
 from pvd_nerfstudio.commands.demo import Demo
+from pvd_nerfstudio.commands.edit.command import Edit
 from pvd_nerfstudio.commands.export.command import Export
 from pvd_nerfstudio.commands.report.command import Report
 from pvd_nerfstudio.commands.strip import Strip
@@ -21,6 +22,7 @@ Command = (
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Views, tyro.conf.subcommand("views")]
+    | Annotated[Edit, tyro.conf.subcommand("edit")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Strip, tyro.conf.subcommand("strip")]
 )

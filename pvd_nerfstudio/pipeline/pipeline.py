@@ -34,6 +34,7 @@ from pvd_nerfstudio.student.fields.gaussians import GaussianField
 from pvd_nerfstudio.student.fields.growth import pack
 from pvd_nerfstudio.student.model import PointAnswers
 from pvd_nerfstudio.student.splat import SplatModel
+from pvd_nerfstudio.teacher.check import check_frame
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import occupied_region
 
@@ -142,6 +143,22 @@ class DistillationPipeline(StudentPipeline):
             say(f"{why}: evaluation is against the teacher.", "yellow")
         elif teacher.edits:
             say("Evaluation is against the edited teacher, and against images where no edit has changed them.")
+
+    def look_at_teacher(self) -> FrozenTeacher:
+        """The teacher, for one who only looks: the student has its space and its grid then, and learns nothing.
+
+        Raises:
+            InputError: teacher and data do not fit.
+        """
+        teacher = self._find_teacher()
+        assert teacher is not None
+        self._place_orbit(teacher)
+        self.datamanager.say_what_is_missing()
+        if not self.datamanager.stands_in:
+            outputs, box = self.datamanager.train_dataparser_outputs, self.datamanager.train_dataset.frame_box
+            check_frame(teacher, outputs, box)
+        equip(teacher, self.student, self.datamanager, self.config, grow=lambda: None)
+        return teacher
 
     def _find_teacher(self) -> FrozenTeacher | None:
         return load_teacher(self.config, self.device)

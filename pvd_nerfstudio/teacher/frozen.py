@@ -66,7 +66,8 @@ class FrozenTeacher:
         at_points: bool = True,
         edits: Edits = (),
     ) -> None:
-        self.run, self.edits = run, edits
+        self.run = run
+        self.edits: Edits = ()
         self.device = torch.device(device)
         self.seconds = 0.0
         state = load_state(run)
@@ -81,34 +82,45 @@ class FrozenTeacher:
             _load_strictly(self.model, state, run, family)
         self.model.to(device).eval().requires_grad_(False)
         quicken(self.model)
-        self._adapter = adapted(self.model, family)
-        answers = not isinstance(self._adapter, GenericAdapter) or self._adapter.answers
-        self._has_density = answers and (at_points or bool(edits) or not self.is_drawn)
-        self._inserted_boxes: list[Tensor] = []
+        self._adapter = self._plain = adapted(self.model, family)
+        answers = not isinstance(self._plain, GenericAdapter) or self._plain.answers
+        self._answers, self._at_points = answers, at_points
+        self._inserted: dict[Path, FrozenTeacher] = {}
         if edits:
-            self._edit()
+            self.edit(edits)
 
-    def _edit(self) -> None:
-        """From now on answer with the edited volume."""
-        if not self._has_density:
+    def edit(self, edits: Edits) -> None:
+        """From now on answer with the edited volume, whatever was edited before.
+
+        Raises:
+            InputError: it does not answer at points, or a run to be inserted does not; nothing has changed then.
+        """
+        if not self._answers:
             raise InputError(
                 f"--edits: {method_of(self.run)} has no density at points, so its volume cannot be edited. Convert it "
                 "into a student first, and edit that."
             )
-        others = [FrozenTeacher(find_run(edit.run), self.device) for edit in self.edits if isinstance(edit, Insert)]
-        for other in others:
+        others = [self.inserted(edit.run)._adapter for edit in edits if isinstance(edit, Insert)]
+        self._adapter = EditedVolume(self._plain, edits, others) if edits else self._plain
+        self.edits = edits
+
+    def inserted(self, place: Path) -> "FrozenTeacher":
+        """A run that is inserted; it is loaded once."""
+        if place not in self._inserted:
+            other = FrozenTeacher(find_run(place), self.device)
             if not other.has_density:
                 raise InputError(
                     f"--edits: {method_of(other.run)} in {other.run.config_path} has no density at points, so it "
                     "cannot be inserted. Convert it into a student first, and insert that."
                 )
-        self._inserted_boxes = [other.aabb for other in others]
-        self._adapter = EditedVolume(self._adapter, self.edits, [other._adapter for other in others])
+            self._inserted[place] = other
+        return self._inserted[place]
 
     @property
     def box(self) -> Float[Tensor, "2 3"]:
         """Where it shows something, unless space is contracted: the scene box, and where edits have brought matter."""
-        return box_of(self.edits, self.aabb, self._inserted_boxes).to(self.device)
+        others = [self._inserted[edit.run].aabb for edit in self.edits if isinstance(edit, Insert)]
+        return box_of(self.edits, self.aabb, others).to(self.device)
 
     @property
     def aabb(self) -> Float[Tensor, "2 3"]:
@@ -143,7 +155,7 @@ class FrozenTeacher:
     @property
     def has_density(self) -> bool:
         """Whether density and colour can be queried anywhere in space; otherwise there are only pixels."""
-        return self._has_density
+        return self._answers and (self._at_points or not self.is_drawn)
 
     @cached_property
     def feature_dim(self) -> int | None:

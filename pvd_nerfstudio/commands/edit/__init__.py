@@ -1,0 +1,1 @@
+"""`pvd-edit`: edits of a trained run, seen before they are made."""
