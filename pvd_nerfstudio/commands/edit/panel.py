@@ -123,26 +123,33 @@ class EditPanel(nn.Module):
         self._put(form)
 
     def _put(self, form: dict[str, Any]) -> None:
-        """Let a form be the chosen edit."""
+        """Let a form be the chosen edit; one that makes no sense yet stays as it is typed."""
         entries = self.entries
         entries[self._chosen] = entry_of(form, entries[self._chosen])
-        self._take(entries, self._chosen)
+        if not self._take(entries, self._chosen):
+            self._show_only(shown_by(form))
 
-    def _take(self, entries: list[Entry], chosen: int, is_undone: bool = False) -> None:
-        """Show other edits, or say why that cannot be."""
+    def _take(self, entries: list[Entry], chosen: int, is_undone: bool = False) -> bool:
+        """Show other edits, or say why that cannot be; returns whether it can."""
         if entries == self._entries:
-            return
+            return True
         try:
             edits = parse(json.dumps({"version": 1, "edits": entries}), "This")
             self._scene[0].take(edits)
         except InputError as error:
             self._say(str(error))
-            return
+            return False
         if not is_undone:
             self._before = [*self._before, self._entries][-UNDOABLE:]
         self._entries, self._chosen = entries, chosen
         self._say("")
         self._refresh()
+        return True
+
+    def _show_only(self, names: set[str]) -> None:
+        for name, field in self._fields.items():
+            if field.gui_handle is not None:
+                field.set_hidden(name not in names)
 
     def _refresh(self) -> None:
         """Have list, fields and handles show what there is."""
@@ -153,11 +160,9 @@ class EditPanel(nn.Module):
             self._list.set_options(names)
             self._list.value = names[self._chosen]
             form = form_of(self._entries[self._chosen]) if self._entries else dict(START)
-            shown = shown_by(form) if self._entries else set()
             for name, field in self._fields.items():
                 field.value = _as_shown(name, form[name])
-                if field.gui_handle is not None:
-                    field.set_hidden(name not in shown)
+            self._show_only(shown_by(form) if self._entries else set())
             self._show_handles(form)
         finally:
             self._is_filling = False
@@ -182,8 +187,9 @@ class EditPanel(nn.Module):
         self.control.show(TARGET, middle, form["turn"], outline)
 
     def _choose(self) -> None:
-        if not self._is_filling and self._entries:
-            self._chosen = int(self._list.value.partition(".")[0]) - 1
+        chosen = int(self._list.value.partition(".")[0]) - 1 if self._entries else self._chosen
+        if not self._is_filling and chosen != self._chosen:
+            self._chosen = chosen
             self._refresh()
 
     def _add(self) -> None:
