@@ -42,7 +42,7 @@ def distill(teacher: str | Path, student: str = "mlp", output_dir: str | Path = 
         teacher: the run: its config.yml, its folder, its nerfstudio_models folder or one of its .ckpt files.
         student: architecture to convert to.
         output_dir: where the new run goes.
-        options: as in `pvd convert`: minutes, steps, size, target_mb, data, viewer.
+        options: as in `pvd convert`: minutes, steps, size, target_mb, edits, data, viewer.
 
     Raises:
         InputError: something of it cannot be used; the message says what to do.

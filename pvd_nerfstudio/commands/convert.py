@@ -71,6 +71,8 @@ class Convert:
     """paper: the papers' sizes. Left out: the largest that gets enough steps within the time."""
     target_mb: float | None = None
     """The largest student whose file has at most so many MB, in place of --size."""
+    edits: Path | None = None
+    """What to do with the teacher's volume first: a file of edits, as `pvd edit` writes it (docs/editing.md)."""
     data: Path | None = None
     """The data set, where it is no longer where the teacher was trained with it."""
     output_dir: Path = Path("outputs")
@@ -153,6 +155,7 @@ class Convert:
         words += ["--steps-per-eval-batch", "0", "--steps-per-eval-image", "0", "--steps-per-eval-all-images", "0"]
         words += [] if steps is None else ["--max-num-iterations", str(steps)]
         words += [] if self.data is None else ["--data", str(self.data)]
+        words += [] if self.edits is None else ["--edits", str(self.edits)]
         config = tyro.cli(AnnotatedBaseConfigUnion, args=words)
         assert isinstance(config, PVDTrainerConfig)
         return config
