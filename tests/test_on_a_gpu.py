@@ -1,5 +1,6 @@
 """Whole conversions on a pretended GPU: nothing lies on the wrong device, and the CPU waits where it is known."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -114,3 +115,27 @@ def test_teachers_without_a_density_run_on_a_gpu(families, tmp_path: Path) -> No
         with a_gpu():
             options = to(Run(families["splatfacto"]), "mlp", "--pipeline.splat-density", asked)
             on_a_gpu(tmp_path / str(number), *options).train()
+
+
+def test_edits_run_on_a_gpu(teacher: Run, tmp_path: Path) -> None:
+    """Of all kinds, with regions of all kinds."""
+    ball = {"kind": "sphere", "center": [0.0, 0.0, 0.3], "radius": 0.3, "edge": 0.05}
+    box = {"kind": "box", "center": [0.2, 0.0, 0.3], "scale": [0.5, 0.5, 0.5], "rotation": [0.1, 0.2, 0.3]}
+    half = {"kind": "halfspace", "point": [0.0, 0.0, 0.0], "normal": [1.0, 1.0, 0.0]}
+    entries = [
+        {"kind": "erase", "region": ball},
+        {"kind": "keep", "region": {"kind": "complement", "of": {"kind": "union", "of": [ball, box]}}},
+        {"kind": "move", "region": half, "translation": [0.1, 0.0, 0.0], "rotation": [0.0, 0.0, 0.5]},
+        {"kind": "recolor", "region": half, "hue": 40},
+        {"kind": "recolor", "region": box, "color": [1.0, 0.0, 0.0]},
+        {"kind": "insert", "run": str(teacher.folder), "scale": 0.5},
+    ]
+    (tmp_path / "edits.json").write_text(json.dumps({"version": 1, "edits": entries}))
+    options = to(
+        teacher, "hash", "--edits", str(tmp_path / "edits.json"), "--pipeline.distillation.feature-weight", "1"
+    )
+    with a_gpu():
+        trainer = on_a_gpu(tmp_path / "run", *options)
+        trainer.train()
+        trainer.pipeline.eval()
+        assert trainer.pipeline.get_average_eval_image_metrics()["psnr_to_teacher"] > 5
