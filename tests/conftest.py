@@ -3,7 +3,7 @@
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 import tyro
 from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
 from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.utils import writer
 from PIL import Image
 
 from pvd_nerfstudio.commands.demo import small_nerfacto, train
@@ -59,6 +60,27 @@ TINY = {
 def seeded() -> None:
     """Random numbers that a test draws without a generator of its own are the same in every run of it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """Each trainer adds its log to nerfstudio's list, and all later ones would write into it, too, and take longer."""
+    yield
+    for log in writer.EVENT_WRITERS:
+        if isinstance(log, writer.TensorboardWriter):
+            log.tb_writer.close()
+    writer.EVENT_WRITERS.clear()
+
+
+@pytest.fixture(autouse=True)
+def few_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a conversion looks at before its first step, as few as suit images of 40 pixels; they are most of its time.
+
+    Rays that say which cells of contracted space are seen, pixels of the teacher's check, views of a grid's depths.
+    """
+    monkeypatch.setattr("pvd_nerfstudio.teacher.occupancy.SEEN_RAYS", 1 << 12)
+    monkeypatch.setattr("pvd_nerfstudio.teacher.occupancy.GRID_VIEWS", 12)
+    monkeypatch.setattr("pvd_nerfstudio.teacher.check.PIXELS", 256)
 
 
 @dataclass

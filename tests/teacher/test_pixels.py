@@ -25,11 +25,6 @@ from pvd_nerfstudio.teacher.targets import SharedSamples
 RADIUS = 0.8
 
 
-@pytest.fixture(autouse=True)
-def few_views(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pvd_nerfstudio.teacher.occupancy.GRID_VIEWS", 12)
-
-
 @pytest.fixture(scope="module")
 def neus(families: Mapping[str, Path]) -> FrozenTeacher:
     return FrozenTeacher(find_run(families["neus"]), "cpu")
