@@ -68,7 +68,8 @@ def draw_rays(count: int, generator: Generator) -> RayBundle:
     return RayBundle(origins=origins, directions=directions, pixel_area=torch.zeros(count, 1))
 
 
-def test_shared_samples_show_what_is_far_and_the_sky() -> None:
+def test_shared_samples_show_what_is_far_and_the_sky(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pvd_nerfstudio.teacher.occupancy.SEEN_RAYS", 1 << 14)  # as it is for a sky in fine cells
     teacher: Any = Plain()
     spacing = StudentModelConfig(contracted=True).spacing(AABB)
     grid = OccupancyGrid(AABB, 96, contracted=True)
@@ -125,7 +126,8 @@ def outdoors(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unbounded(outdoors: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """nerfacto as it is by default: contracted, its last sample behind everything."""
-    config = small_nerfacto(outdoors, steps=150)
+    config = small_nerfacto(outdoors, steps=120)
+    config.pipeline.datamanager.train_num_rays_per_batch = 256
     config.pipeline.model = replace(
         config.pipeline.model,
         disable_scene_contraction=False,
@@ -140,7 +142,7 @@ def unbounded(outdoors: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("architecture", ["hash", "sparse"])
 def test_a_contracted_teacher_is_converted_with_its_sky(unbounded: Run, tmp_path: Path, architecture: str) -> None:
     options = ("--teacher-checkpoint", str(unbounded.folder), "--student", architecture)
-    options += ("--max-num-iterations", "120", "--pipeline.model.render-step-size", "0.04")
+    options += ("--max-num-iterations", "100", "--pipeline.model.render-step-size", "0.06")
     folder, _ = train(distil_config(tmp_path, *options), lambda share: None)
     _, pipeline, _, _ = eval_setup(folder / "config.yml")
     assert pipeline.model.has_sky and pipeline.model.grid.contracted
