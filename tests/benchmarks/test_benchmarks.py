@@ -1,12 +1,20 @@
 """The matrix of teachers and students: names, steps, tables, failures, and what is kept of an earlier one."""
 
 import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 from conftest import SMALL, Run
+from nerfstudio.scripts.eval import entrypoint as ns_eval
+from nerfstudio.scripts.train import entrypoint as ns_train
 
 from benchmarks import matrix
+from benchmarks.forked import in_a_process
 from benchmarks.matrix import FailedError, Matrix, Row, Teacher
 
 
@@ -54,9 +62,28 @@ def test_table_says_what_failed() -> None:
     assert "t → x failed: no such student" in said and "no images" in said
 
 
+def forked(
+    command: list[str], stdout: TextIO, stderr: int, env: dict[str, str], **_: Any
+) -> subprocess.CompletedProcess[str]:
+    """A command in a fork of this process, which has imported nerfstudio; the one that goes wrong is really started."""
+    if "nope" in command:
+        with subprocess.Popen(command, stdout=stdout, stderr=stderr, env=env) as process:
+            return subprocess.CompletedProcess(command, process.wait())
+
+    def run() -> None:
+        os.environ.update(env)
+        sys.argv = command
+        with redirect_stdout(stdout), redirect_stderr(stdout):
+            {"ns-train": ns_train, "ns-eval": ns_eval}[Path(command[0]).name]()
+        stdout.flush()
+
+    return subprocess.CompletedProcess(command, in_a_process(run))
+
+
 def test_a_matrix_of_one_that_works_and_one_that_does_not(
     teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(subprocess, "run", forked)
     options = (f"mlp={' '.join(SMALL)}",)
     queried = Matrix((teacher.config,), ("nope", "mlp"), steps=8, options=options, output=tmp_path / "out", pixels=50)
     queried.run()
