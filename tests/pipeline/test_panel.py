@@ -65,6 +65,7 @@ def test_viewer_while_a_student_is_trained(teacher: Run, tmp_path: Path) -> None
     )
     config.vis, config.viewer.websocket_host = "viewer", "127.0.0.1"
     with browser() as driver:
+        driver.set_window_size(900, 650)  # each picture of a larger one takes seconds
         trainer = start(config)
         pipeline, viewer = trainer.pipeline, trainer.viewer_state
         assert isinstance(viewer, Viewer)
@@ -87,7 +88,7 @@ def test_viewer_while_a_student_is_trained(teacher: Run, tmp_path: Path) -> None
         for output in ("depth", "accumulation", "occupancy", TEACHER, DIFFERENCE, "rgb"):
             before = image(driver)
             panel._output_render.value = output
-            wait_for(lambda: np.abs(image(driver) - before).mean() > 1 and image(driver).std() > 3)
+            wait_for(lambda: np.abs((shown := image(driver)) - before).mean() > 1 and shown.std() > 3)
 
         box = driver.find_element("xpath", "//label[contains(., 'Hard rays')]/following::input[@type='checkbox'][1]")
         assert not pipeline.active.config.rays
