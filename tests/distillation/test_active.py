@@ -275,7 +275,7 @@ def test_a_run_with_all_levels_resumes_as_if_it_had_not_stopped(rule: str, teach
 
 def test_each_level_alone_changes_the_run_and_off_is_off(teacher: Run, tmp_path: Path) -> None:
     """A run without any level is the same whatever their numbers are; with one, another one."""
-    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "60")
+    options = ("--teacher-checkpoint", str(teacher.folder), "--max-num-iterations", "40")
     numbers = ("--pipeline.active.pose-share", "0.9", "--pipeline.active.ray-share", "0.9")
     runs = {"plain": (), "off": numbers} | {level: (*numbers, *on(level)) for level in LEVELS}
     last: dict[str, torch.Tensor] = {}
