@@ -148,10 +148,10 @@ def test_files_that_are_no_splat_say_why(tmp_path: Path, make: Callable[[Path], 
 @pytest.mark.parametrize("name", ["mlp", "splat"])
 def test_a_file_is_converted_without_a_data_set(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "ball.ply", columns())
-    options = ("--teacher-checkpoint", str(path), "--student", name, "--max-num-iterations", "300")
-    options += ("--pipeline.datamanager.orbit.size", "40", "--pipeline.model.render-step-size", "0.03")
+    options = ("--teacher-checkpoint", str(path), "--student", name, "--max-num-iterations", "200")
+    options += ("--pipeline.datamanager.orbit.size", "40", "--pipeline.model.render-step-size", "0.05")
     options += ("--pipeline.distillation.rays-per-step", "256", "--pipeline.distillation.rays-per-chunk", "1024")
-    options += ("--pipeline.distillation.first-chunks", "16", "--pipeline.model.splat.num-gaussians", "1000")
+    options += ("--pipeline.distillation.first-chunks", "8", "--pipeline.model.splat.num-gaussians", "1000")
     folder, _ = train(distil_config(tmp_path / "out", *options), lambda share: None)
     assert folder.parents[1].name == "scene"
     path.rename(tmp_path / "gone.ply")  # the student opens without it
@@ -206,12 +206,12 @@ def test_points_are_real_also_of_students_that_share_a_bank(tmp_path: Path) -> N
     """The first one learns from points for a shorter time."""
     options = ("--teacher-checkpoint", str(write(tmp_path / "ball.ply", columns())), "--student", "mlp")
     shared = Shared()
-    for steps in (20, 400):
+    for steps in (20, 120):
         name = f"of-{steps}"
         config: Any = distil_config(tmp_path / "out", *options, "--max-num-iterations", str(steps), name=name)
         config.pipeline._target = partial(SharingPipeline, shared)
         bank = start(config).pipeline.bank_at(steps * 2 // 5 - 1)
-    assert bank.wanted(159).stop > bank.wanted(7).stop
+    assert bank.wanted(47).stop > bank.wanted(7).stop
     points = bank.draw_points(2000, torch.Generator().manual_seed(0))
     assert (points.positions.norm(dim=-1) > 0).all()  # the ball is not at the origin
 
