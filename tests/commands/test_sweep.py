@@ -56,7 +56,13 @@ def test_a_sweep_draws_all_and_any_can_be_gone_on_with(
         "mlp": "--pipeline.model.mlp.hidden-dim 32",
         "cp": "--pipeline.model.cp.resolution 24 --pipeline.model.cp.start-resolution 12",
     }
-    monkeypatch.setattr(sweep, "sizes_of", lambda student, size: f"{tiny[student]} --machine.device-type cpu".split())
+    small = (
+        "--pipeline.model.grid-resolution 32 --pipeline.model.render-step-size 0.05 --machine.device-type cpu "
+        "--pipeline.distillation.rays-per-chunk 256 --pipeline.distillation.points-per-chunk 512 "
+        "--pipeline.distillation.rays-per-step 64 --pipeline.distillation.points-per-step 256"
+    )
+    monkeypatch.setattr(sweep, "sizes_of", lambda student, size: f"{tiny[student]} {small}".split())
+    monkeypatch.setattr(sweep, "TRIAL_STEPS", 5)
     monkeypatch.setattr(sweep, "size_that_fits", lambda *_: "small")
     options = {"students": ("mlp", "cp"), "minutes": 0.05, "output": tmp_path / "sweep.html"}
     Sweep(teacher.folder, output_dir=tmp_path / "runs", **options).run()
