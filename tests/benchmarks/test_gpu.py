@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from conftest import SMALL, Run
 
-from benchmarks import gpu
+from benchmarks import fidelity, gpu
 
 
 def test_the_table_of_a_gpu(teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "PILOT", 6)
     monkeypatch.setattr(gpu, "SIZES", {})
+    monkeypatch.setattr(fidelity, "VIEWS", 10)
     table = tmp_path / "gpu.md"
     gpu.GPU(teacher.folder, table, students=("mlp", "splat"), seconds=4.0, pixels=40, options=" ".join(SMALL)).run()
     rows = [line.split(" | ") for line in table.read_text().splitlines() if re.match(r"\| (mlp|splat)", line)]

@@ -8,7 +8,7 @@ import torch
 import tyro
 from conftest import SMALL, Run
 
-from benchmarks import time_to_quality
+from benchmarks import fidelity, time_to_quality
 from benchmarks.arm import Arm, ImagePipeline
 from benchmarks.stock import Stock
 from benchmarks.time_to_quality import TimeToQuality, seconds_until
@@ -54,7 +54,8 @@ def parsed(tmp_path: Path, teacher: Run, name: str) -> Arm:
     return tyro.cli(Arm, args=words)
 
 
-def test_arms_train_and_are_measured(teacher: Run, tmp_path: Path) -> None:
+def test_arms_train_and_are_measured(teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fidelity, "VIEWS", 10)
     for name in ("scratch", "all"):
         parsed(tmp_path, teacher, name).run()
         result = json.loads((tmp_path / f"{name}.json").read_text())
