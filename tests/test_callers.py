@@ -45,7 +45,7 @@ def reduced(teacher: Path, student: str, scene: Path, output: Path) -> Any:
     config.teacher_checkpoint, config.student, config.output_dir = teacher, student, output
     config.set_timestamp()
     model = config.pipeline.model
-    model.grid_resolution, model.render_step_size = 24, 0.05
+    model.grid_resolution, model.render_step_size = 24, 0.1
     config.pipeline.distillation.rays_per_chunk = config.pipeline.distillation.points_per_chunk = 256
     for name in ("vm", "cp", "triplane"):
         getattr(model, name).resolution, getattr(model, name).start_resolution = 16, 8

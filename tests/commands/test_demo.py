@@ -16,7 +16,7 @@ def test_demo_leaves_images_and_table_and_fails_on_a_large_gap(
     monkeypatch.setitem(PRESETS["bank"], "first_chunks", 1)  # most of the time would go into filling the bank
     output = tmp_path / "demo"
     with pytest.raises(InputError, match="dB under its teacher"):
-        demo.Demo(output=output, teacher_steps=40, student_steps=20, size=32).run()
+        demo.Demo(output=output, teacher_steps=30, student_steps=10, size=32).run()
     assert (output / "compare.png").stat().st_size > 5000
     assert (output / "student.mp4").stat().st_size > 500
     said = capsys.readouterr().out
