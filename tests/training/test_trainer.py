@@ -145,7 +145,7 @@ def test_a_run_that_is_stopped_at_any_moment_ends_with_the_same_weights(
     """Five of the fifty of `benchmarks/interruptions.py`."""
     student = ("mlp", "vm", "sparse", "vm", "mlp")[number]
     config = small_student(tmp_path, "stopped", teacher.folder, student, STOPPED)
-    trial = Trial(config, SIGNALS[number % len(SIGNALS)], seconds=1.5)
+    trial = Trial(config, SIGNALS[number % len(SIGNALS)], seconds=1.2)
     assert trial.run(Random(number), never_stopped[student]) == ""
 
 
