@@ -36,7 +36,7 @@ from pvd_nerfstudio.teacher.targets import SharedSamples, render_in_sight
 
 ARM = {"kind": "box", "center": [0.0, -0.75, 0.6], "scale": [1.2, 0.9, 0.9]}
 SIDES = [{"kind": "box", "center": [x, 0.3, 0.0], "scale": [0.3, 1.3, 0.6]} for x in (-0.37, 0.37)]
-WHOLE = {"kind": "sphere", "center": [0.0, 0.0, 0.0], "radius": 3.0}
+WHOLE = {"kind": "box", "center": [0.0, 0.0, 0.275], "scale": [1.5, 2.5, 1.65]}
 BESIDE = [1.6, 0.0, 0.0]
 ERASE = {"kind": "erase", "region": {**ARM, "edge": 0.02}}
 RECOLOR = {
@@ -46,7 +46,13 @@ RECOLOR = {
     "strength": 0.6,
 }
 COPY = {"kind": "copy", "region": WHOLE, "translation": BESIDE}
-MOVE = {"kind": "move", "region": WHOLE, "rotation": [0.0, 0.0, 0.7], "translation": [0.1, -0.05, 0.05]}
+MOVE = {
+    "kind": "move",
+    "region": WHOLE,
+    "pivot": [0.0, 0.0, 0.0],
+    "rotation": [0.0, 0.0, 0.7],
+    "translation": [0.1, -0.05, 0.05],
+}
 LEGO = torch.tensor([[-0.75, -1.25, -0.55], [0.75, 1.25, 1.1]])
 """A box around what there is in the scene, and the one that its cameras look into."""
 SCENE = torch.tensor([[-1.5] * 3, [1.5] * 3])

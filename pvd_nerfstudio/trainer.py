@@ -146,6 +146,8 @@ class PVDTrainer(Trainer):
         total = self.config.max_num_iterations
         if self._start_step >= total:
             say(f"All {total} steps are done; --max-num-iterations sets a larger total.")
+            self._claim()  # a process that was killed after its last step has left its mark in the folder
+            self.folder.release()
             return
         with self._in_one_line(), without_others():
             self.begin()

@@ -15,6 +15,7 @@ from nerfstudio.configs.dataparser_configs import all_dataparsers
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.pixel_samplers import PixelSampler
+from nerfstudio.data.scene_box import SceneBox
 from torch import Generator, Tensor
 
 from pvd_nerfstudio.data import views
@@ -88,8 +89,8 @@ class DistillationDataManagerConfig(Renamed, VanillaDataManagerConfig):
     """What had been done to the volumes of the teacher's own teachers, as JSON."""
     edits: tyro.conf.Suppress[str] = ""
     """What is done to the teacher's volume, as JSON; --edits sets it."""
-    inserted_boxes: tyro.conf.Suppress[tuple[Box, ...]] = ()
-    """For each run that both insert, a box around it."""
+    frame_box: tyro.conf.Suppress[Box | None] = None
+    """The teacher's scene box where those have made it another than the data set's."""
     bounded: tyro.conf.Suppress[bool] = True
     """Whether there is nothing outside the scene box, which edits may enlarge then."""
     enlarge_box: bool = True
@@ -151,16 +152,17 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         return self._edited(super().create_train_dataset())
 
     def create_eval_dataset(self) -> DistillationDataset:
-        """nerfstudio's, of the edited scene."""
-        return self._edited(super().create_eval_dataset())
+        """nerfstudio's, of the edited scene; what an edit has changed is masked."""
+        dataset = self._edited(super().create_eval_dataset())
+        dataset.is_compared = True
+        return dataset
 
     def _edited(self, dataset: DistillationDataset) -> DistillationDataset:
         config = self.config
-        # A box that stands in for the data set's is the teacher's, which knows of earlier edits.
-        earlier = () if self.stands_in else parse_saved(config.earlier_edits)
-        boxes = [torch.tensor(box).view(2, 3) for box in config.inserted_boxes]
-        dataset.take_edits(earlier, parse_saved(config.edits), boxes, config.bounded)
+        if config.frame_box is not None:
+            dataset.frame_box = SceneBox(aabb=torch.tensor(config.frame_box).view(2, 3))
         before = dataset.frame_box.aabb
+        dataset.take_edits(parse_saved(config.earlier_edits), parse_saved(config.edits), config.bounded)
         if not config.enlarge_box and not torch.equal(dataset.scene_box.aabb, before):
             raise InputError(
                 f"--edits bring matter out of the scene box {before.tolist()}: around all is "
@@ -222,7 +224,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     @property
     def has_images(self) -> bool:
         """Whether there are training images."""
-        return bool(photographed(self.train_dataset))
+        return any(map(self.train_dataset.counts, range(len(self.train_dataset))))
 
     @property
     def has_eval_images(self) -> bool:

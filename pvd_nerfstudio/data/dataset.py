@@ -1,7 +1,7 @@
 """The data set: images that may be missing, their masks, and evaluation views with the teacher's rendering."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from pvd_nerfstudio.data.poses import without_lost_pose
 from pvd_nerfstudio.data.reviewed import check_outputs, in_single_precision
 from pvd_nerfstudio.data.untouched import untouched
 from pvd_nerfstudio.edits.file import Edits
-from pvd_nerfstudio.edits.kinds import Insert, box_of
+from pvd_nerfstudio.edits.kinds import box_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import is_file, plain
 
@@ -47,23 +47,21 @@ class DistillationDataset(InputDataset):
     """Renders a view whose image is missing, `[height, width, 3]`."""
     frame_box: SceneBox
     """The box that the teacher was trained in."""
+    is_compared = False
+    """Whether what an edit has changed is masked in its images, and rendered where nothing else is left of one."""
     _edits: Edits = ()
     _is_bounded = True
 
-    def take_edits(self, earlier: Edits, edits: Edits, inserted: Sequence[Float[Tensor, "2 3"]], bounded: bool) -> None:
+    def take_edits(self, earlier: Edits, edits: Edits, bounded: bool) -> None:
         """Have the box of an edited scene; images then count where no edit has changed what they show.
 
         Args:
             earlier: what had been done to the teacher's own teachers.
             edits: what is done to the teacher.
-            inserted: for each `insert` among both, the box of its run.
             bounded: whether there is nothing outside the scene box.
         """
         self._edits, self._is_bounded = earlier + edits, bounded
-        if bounded:
-            first = len(inserted) - sum(isinstance(edit, Insert) for edit in edits)
-            self.frame_box = SceneBox(aabb=box_of(earlier, self.scene_box.aabb, inserted[:first]))
-            self.scene_box = SceneBox(aabb=box_of(edits, self.frame_box.aabb, inserted[first:]))
+        self.scene_box = SceneBox(aabb=box_of(edits, self.frame_box.aabb)) if bounded else self.frame_box
 
     def untouched(self, view: int) -> Bool[Tensor, "height width"] | None:
         """Which pixels of a view no edit has changed; None: all."""
@@ -79,18 +77,28 @@ class DistillationDataset(InputDataset):
     def _untouched(self) -> dict[int, Tensor]:
         return {}
 
-    @cached_property
-    def counts(self) -> list[bool]:
-        """Which views' images are on disk and show, at least in part, what there is to see."""
-        masks = (self.untouched(view) if there else None for view, there in enumerate(self.has_image))
-        return [there and (mask is None or bool(mask.any())) for there, mask in zip(self.has_image, masks)]
+    def counts(self, view: int) -> bool:
+        """Whether a view's image is on disk and shows, at least in part, what there is to see."""
+        if not self.has_image[view]:
+            return False
+        mask = self.mask(view) if self._edits else None
+        return mask is None or bool(mask.any())
+
+    def mask(self, view: int) -> Bool[Tensor, "height width"] | None:
+        """Which pixels of a view count, by its mask on disk and by what was edited; None: all."""
+        paths, untouched = self._dataparser_outputs.mask_filenames, self.untouched(view)
+        if paths is None:
+            return untouched
+        mask = torch.from_numpy(read_mask(Path(paths[view]), self.scale_factor))
+        return mask if untouched is None else mask & _fitted(untouched, mask.shape[0], mask.shape[1])
 
     def get_data(self, image_idx: int, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """nerfstudio's; what an edit has changed is masked."""
         data = super().get_data(image_idx, *args, **kwargs)
-        mask = self.untouched(image_idx) if self.counts[image_idx] else None
-        if mask is not None:
-            data["mask"] = mask[..., None] & data.get("mask", torch.ones(1, dtype=torch.bool)).bool()
+        if self._edits and self.is_compared and self.counts(image_idx):
+            mask = self.mask(image_idx)
+            assert mask is not None
+            data["mask"] = _fitted(mask, *data["image"].shape[:2])[..., None]
         return data
 
     @cached_property
@@ -125,7 +133,7 @@ class DistillationDataset(InputDataset):
             InputError: there is neither.
         """
         path = Path(self.image_filenames[image_idx])
-        if is_file(path) and (self.render is None or self.counts[image_idx]):
+        if is_file(path) and (self.render is None or not self.is_compared or self.counts(image_idx)):
             return super().get_image_float32(image_idx)
         if self.render is None:
             raise InputError(
@@ -137,20 +145,25 @@ class DistillationDataset(InputDataset):
 
 def photographed(dataset: InputDataset) -> list[int]:
     """Views of a data set whose images can be read; one that is not ours has them all, in its own way."""
-    there = getattr(dataset, "counts", [True] * len(dataset))
-    return [view for view, is_there in enumerate(there) if is_there]
+    if not isinstance(dataset, DistillationDataset):
+        return list(range(len(dataset)))
+    return [view for view in range(len(dataset)) if dataset.counts(view)]
 
 
 def mask_of(dataset: InputDataset, view: int) -> Bool[Tensor, "height width"] | None:
     """Which pixels of a view's image count; None: all."""
+    if isinstance(dataset, DistillationDataset):
+        return dataset.mask(view) if dataset.counts(view) else None
     paths = dataset._dataparser_outputs.mask_filenames
-    if view not in photographed(dataset):
-        return None
-    mask = None if paths is None else torch.from_numpy(read_mask(Path(paths[view]), dataset.scale_factor))
-    untouched = dataset.untouched(view) if isinstance(dataset, DistillationDataset) else None
-    if mask is None or untouched is None:
-        return untouched if mask is None else mask
-    return mask & untouched
+    return None if paths is None else torch.from_numpy(read_mask(Path(paths[view]), dataset.scale_factor))
+
+
+def _fitted(mask: Bool[Tensor, "height width"], height: int, width: int) -> Bool[Tensor, "rows columns"]:
+    """A mask for an image that is larger or smaller than its camera by a pixel or two."""
+    fitted = mask.new_zeros(height, width)
+    common = mask[:height, :width]
+    fitted[: len(common), : common.shape[1]] = common
+    return fitted
 
 
 class ComparisonLoader(FixedIndicesEvalDataloader):
@@ -199,7 +212,8 @@ class Images:
 
     def counted(self, views: Int[Tensor, "rays"], pixels: Int[Tensor, "rays 2"]) -> Bool[Tensor, "rays"]:
         """Which pixels are there and not masked; arguments as those of `read`."""
-        there = torch.tensor(self._dataset.counts, device=views.device)[views]
+        counts = [self._dataset.counts(view) for view in range(len(self._dataset))]
+        there = torch.tensor(counts, device=views.device)[views]
         masks = self._masks
         return there if masks is None else there & _picked(masks, views, pixels).to(views.device)
 

@@ -23,8 +23,10 @@ from pvd_nerfstudio.input.text import is_file, plain
 VERSION = 1
 LARGEST = 1 << 20
 """Bytes of a file that are read."""
-MOST, DEEPEST = 1000, 16
-"""Edits in a file, and regions within one another."""
+MOST, DEEPEST = 200, 16
+"""Edits in a file, or in all hops of a chain, and regions within one another."""
+MOST_REGIONS = 1000
+"""Regions in a file: every place is looked up in each."""
 NUMBERS = 3
 """In a vector."""
 LONGEST_RUN = 4096
@@ -113,13 +115,26 @@ def _edits(document: Any, folder: Path) -> Edits:
         raise _Wrong("edits", f"it is {_name(entries)}; it must be a list")
     if len(entries) > MOST:
         raise _Wrong("edits", f"there are {len(entries):,} of them; at most {MOST:,} are read")
-    return tuple(_absolute(_made(entry, EDITS, f"edit {i + 1}"), folder) for i, entry in enumerate(entries))
+    names = [f"edit {number + 1}" for number in range(len(entries))]
+    edits = tuple(_absolute(_made(entry, EDITS, name), folder, name) for entry, name in zip(entries, names))
+    count = sum(_number_of(region) for edit in edits if (region := getattr(edit, "region", None)) is not None)
+    if count > MOST_REGIONS:
+        raise _Wrong("edits", f"there are {count:,} regions in them; at most {MOST_REGIONS:,} are read")
+    return edits
 
 
-def _absolute(edit: Any, folder: Path) -> Any:
+def _number_of(region: Region) -> int:
+    inner = getattr(region, "of", ())
+    return 1 + sum(map(_number_of, inner if isinstance(inner, tuple) else (inner,)))
+
+
+def _absolute(edit: Any, folder: Path, where: str) -> Any:
     if not isinstance(edit, Insert):
         return edit
-    return dataclasses.replace(edit, run=(folder / edit.run.expanduser()).absolute())
+    try:
+        return dataclasses.replace(edit, run=(folder / edit.run.expanduser()).absolute())
+    except RuntimeError as error:  # nobody's home
+        raise _Wrong(f"{where} (insert), run", str(error)) from error
 
 
 def _made(value: Any, kinds: dict[str, Any], where: str, depth: int = 0) -> Any:
@@ -197,8 +212,8 @@ class _Object(dict[str, Any]):
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
-        names = [name for name, _ in pairs]
-        self.twice = next((name for name in names if names.count(name) > 1), None) if len(self) < len(pairs) else None
+        seen: set[str] = set()
+        self.twice = next((name for name, _ in pairs if name in seen or seen.add(name)), None)
 
 
 def _name(value: Any) -> str:

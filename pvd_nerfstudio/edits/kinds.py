@@ -15,8 +15,12 @@ from torch import Tensor
 
 from pvd_nerfstudio.edits.place import Ask, Matter, Motion, Places
 from pvd_nerfstudio.edits.regions import Region, Vector, rotation_of
+from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import ANY, SHARE, Ranges, above, at_least, between, inside
 
+EVERYWHERE = torch.tensor([[-torch.inf] * 3, [torch.inf] * 3])
+LARGEST = 1 << 23
+"""Places that may be asked at once: copies of copies of everything would be endless."""
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 """Of red, green and blue (ITU-R BT.709)."""
 
@@ -38,6 +42,15 @@ class Edit:
         """A box around the edited volume, of a volume in a box."""
         return box
 
+    def left(self, positions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 1"]:
+        """How much of what is behind everything, the sky, is left at positions."""
+        return torch.ones_like(positions[:, :1])
+
+    @property
+    def places(self) -> list[Float[Tensor, "2 3"]]:
+        """Boxes in which all lies that it may change; infinite ones where nothing is known."""
+        return [EVERYWHERE]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _InRegion(Edit):
@@ -46,6 +59,10 @@ class _InRegion(Edit):
 
     def changes(self, positions: Float[Tensor, "places 3"]) -> Bool[Tensor, "places"]:
         return self.region.share(positions)[:, 0] > 0
+
+    @property
+    def places(self) -> list[Float[Tensor, "2 3"]]:
+        return self.region.parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +88,22 @@ class Keep(_Factor):
     def changes(self, positions: Float[Tensor, "places 3"]) -> Bool[Tensor, "places"]:
         return self.region.share(positions)[:, 0] < 1
 
+    @property
+    def places(self) -> list[Float[Tensor, "2 3"]]:
+        return [EVERYWHERE]
+
+    def left(self, positions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 1"]:
+        return self.region.share(positions)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Erase(_Factor):
     """Erases what is in a region."""
 
     kind = "erase"
+
+    def left(self, positions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 1"]:
+        return 1 - self.region.share(positions)
 
     def _factors(self, share: Tensor) -> Tensor:
         return 1 - share
@@ -212,13 +239,20 @@ class _OfRegion(_Moving):
         return self.region.middle
 
     def box(self, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
-        return around(box, self.motion.bounds(self.region.within(box)))
+        part = self.region.within(box)
+        return around(box, self.motion.bounds(part)) if (part[0] < part[1]).all() else box
+
+    @property
+    def places(self) -> list[Float[Tensor, "2 3"]]:
+        return [self.motion.bounds(box) for box in self.region.parts]
 
     def changes(self, positions: Float[Tensor, "places 3"]) -> Bool[Tensor, "places"]:
         return self.region.share(self.motion.back(positions))[:, 0] > 0
 
     def answer(self, below: Ask, places: Places) -> Matter:
         sources, index, share = self._met(self.region, places)
+        if len(places) + len(sources) > LARGEST:
+            raise InputError("--edits bring copies of copies of nearly everything: too many to be asked for.")
         # Asked in one go: one after another, many moves would ask for few places very often.
         matter, brought = below(places.and_also(sources)).parted(len(places))
         return self._left(matter, places).mixed_with(brought.times(share), index)
@@ -251,6 +285,10 @@ class Move(_OfRegion):
     def changes(self, positions: Float[Tensor, "places 3"]) -> Bool[Tensor, "places"]:
         return super().changes(positions) | (self.region.share(positions)[:, 0] > 0)
 
+    @property
+    def places(self) -> list[Float[Tensor, "2 3"]]:
+        return super().places + self.region.parts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Insert(_Moving):
@@ -271,10 +309,12 @@ class Insert(_Moving):
         """The edit, once the run can be asked."""
         return Inserted(self, other)
 
-    def box_with(self, box: Float[Tensor, "2 3"], other: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
-        """A box around both volumes, of which the other's is given in its own coordinates."""
-        own = other.cpu() if self.region is None else self.region.within(other.cpu())
-        return around(box, self.motion.bounds(own))
+    def box(self, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
+        return box if self.region is None else around(box, self.motion.bounds(self.region.bounds))
+
+    @property
+    def places(self) -> list[Float[Tensor, "2 3"]]:
+        return [EVERYWHERE if self.region is None else self.motion.bounds(self.region.bounds)]
 
     def changes(self, positions: Float[Tensor, "places 3"]) -> Bool[Tensor, "places"]:
         if self.region is None:
@@ -305,19 +345,16 @@ EDITS: dict[str, Any] = {edit.kind: edit for edit in (Keep, Erase, Move, Copy, R
 """Every kind of edit by the word for it in a file."""
 
 
-def box_of(
-    edits: Iterable[Edit], box: Float[Tensor, "2 3"], inserted: Iterable[Float[Tensor, "2 3"]]
-) -> Float[Tensor, "2 3"]:
-    """A box around an edited volume.
+def box_of(edits: Iterable[Edit], box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
+    """A box around an edited volume; an `insert` must have a region.
 
     Args:
         edits: in their order.
         box: around the volume before.
-        inserted: for each `insert` among them, the box of its run.
     """
-    others, box = iter(inserted), box.cpu()
+    box = box.cpu()
     for edit in edits:
-        box = edit.box_with(box, next(others)) if isinstance(edit, Insert) else edit.box(box)
+        box = edit.box(box)
     return box
 
 

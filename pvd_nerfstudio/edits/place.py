@@ -32,6 +32,8 @@ class Motion:
 
     def bounds(self, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
         """A box around where a box goes."""
+        if not box.isfinite().all():
+            return torch.tensor([[-torch.inf] * 3, [torch.inf] * 3])
         corners = self(torch.cartesian_prod(*box.cpu().T))
         return torch.stack([corners.amin(dim=0), corners.amax(dim=0)])
 
@@ -128,7 +130,7 @@ class Matter:
             return Matter(total)
         share = more.density / total[index].clamp_min(torch.finfo(total.dtype).tiny)
         rgb = self.rgb.index_copy(0, index, torch.lerp(self.rgb[index], more.rgb, share))
-        return Matter(total, rgb, self.feature).without_feature(index)
+        return Matter(total, rgb, self.feature).without_feature(index[more.density[:, 0] > 0])
 
 
 Ask = Callable[[Places], Matter]

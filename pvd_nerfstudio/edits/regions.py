@@ -39,6 +39,11 @@ class Region:
         """A box around it, its edge included; infinite where the region is."""
         return torch.tensor([[-math.inf] * 3, [math.inf] * 3])
 
+    @property
+    def parts(self) -> list[Float[Tensor, "2 3"]]:
+        """Boxes around parts of it, as tight as they can be."""
+        return [self.bounds]
+
     def within(self, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
         """A box around the part of it that lies in a box; at least a point."""
         low, high = torch.maximum(box[0], self.bounds[0]), torch.minimum(box[1], self.bounds[1])
@@ -172,7 +177,10 @@ class Union(Region):
 
     def share(self, positions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 1"]:
         """That of the region that has most of the position."""
-        return torch.stack([region.share(positions) for region in self.of]).amax(dim=0)
+        share = self.of[0].share(positions)
+        for region in self.of[1:]:
+            share = torch.maximum(share, region.share(positions))
+        return share
 
     @property
     def middle(self) -> Numbers:
@@ -183,6 +191,10 @@ class Union(Region):
     def bounds(self) -> Float[Tensor, "2 3"]:
         lows, highs = torch.stack([region.bounds for region in self.of], dim=1)
         return torch.stack([lows.amin(dim=0), highs.amax(dim=0)])
+
+    @property
+    def parts(self) -> list[Float[Tensor, "2 3"]]:
+        return [part for region in self.of for part in region.parts]
 
 
 @dataclass(frozen=True)
@@ -197,6 +209,14 @@ class Complement(Region):
     def share(self, positions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 1"]:
         """What the region leaves."""
         return 1 - self.of.share(positions)
+
+    @property
+    def bounds(self) -> Float[Tensor, "2 3"]:
+        """Infinite but for what lies in all of some regions, the complement of their complements."""
+        inner = self.of.of if isinstance(self.of, Union) else (self.of,)
+        known = [part.of.bounds for part in inner if isinstance(part, Complement)]
+        lows, highs = torch.stack([super().bounds, *known], dim=1)
+        return torch.stack([lows.amax(dim=0), highs.amin(dim=0)])
 
     @property
     def middle(self) -> Numbers:

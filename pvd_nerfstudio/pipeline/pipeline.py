@@ -139,9 +139,10 @@ class DistillationPipeline(StudentPipeline):
             compare_renderings(teacher, student, data)
         self.compare_with(teacher)
         if not data.has_eval_images and len(data.eval_dataset):
-            why = "No evaluation image shows the edited scene" if teacher.edits else "The evaluation images are missing"
+            are_there = any(data.eval_dataset.has_image)
+            why = "No evaluation image shows the edited scene" if are_there else "The evaluation images are missing"
             say(f"{why}: evaluation is against the teacher.", "yellow")
-        elif teacher.edits:
+        elif data.config.edits or data.config.earlier_edits:
             say("Evaluation is against the edited teacher, and against images where no edit has changed them.")
 
     def look_at_teacher(self) -> FrozenTeacher:

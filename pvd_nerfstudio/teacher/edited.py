@@ -14,6 +14,7 @@ from torch import Tensor
 from pvd_nerfstudio.edits.kinds import Edit, Insert
 from pvd_nerfstudio.edits.place import Ask, Matter, Places
 from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, log_of
+from pvd_nerfstudio.teacher.samples import ball_samples
 
 
 class EditedVolume(FieldAdapter):
@@ -45,7 +46,7 @@ class EditedVolume(FieldAdapter):
         return False
 
     def density(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
-        samples = self._plain.around(positions, torch.ones_like(positions), extent)
+        samples = self.around(positions, torch.ones_like(positions), extent)
         return self._ask(_places_of(samples, wants_color=False)).density
 
     def query(self, samples: RaySamples) -> Answer:
@@ -54,7 +55,8 @@ class EditedVolume(FieldAdapter):
         return Answer(log_of(matter.density), matter.rgb, matter.feature)
 
     def around(self, positions: Tensor, directions: Tensor, extent: float) -> RaySamples:
-        return self._plain.around(positions, directions, extent)
+        """Balls, also where the teacher knows points: a run that is inserted may know none."""
+        return ball_samples(positions, directions, extent)
 
     def crowd(self, samples: RaySamples) -> float:
         return self._plain.crowd(samples)

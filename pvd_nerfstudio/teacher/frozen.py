@@ -107,7 +107,10 @@ class FrozenTeacher:
     def inserted(self, place: Path) -> "FrozenTeacher":
         """A run that is inserted; it is loaded once."""
         if place not in self._inserted:
-            other = FrozenTeacher(find_run(place), self.device)
+            try:
+                other = FrozenTeacher(find_run(place), self.device)
+            except InputError as error:
+                raise InputError(f"--edits, the run to insert: {error}") from error
             if not other.has_density:
                 raise InputError(
                     f"--edits: {method_of(other.run)} in {other.run.config_path} has no density at points, so it "
@@ -119,8 +122,14 @@ class FrozenTeacher:
     @property
     def box(self) -> Float[Tensor, "2 3"]:
         """Where it shows something, unless space is contracted: the scene box, and where edits have brought matter."""
-        others = [self._inserted[edit.run].aabb for edit in self.edits if isinstance(edit, Insert)]
-        return box_of(self.edits, self.aabb, others).to(self.device)
+        return self.aabb if self.space.contracted else box_of(self.edits, self.aabb).to(self.device)
+
+    def sky_left(self, positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 1"]:
+        """How much of the sky is left where rays end: what is erased there is black."""
+        left = torch.ones_like(positions[:, :1])
+        for edit in self.edits:
+            left = left * edit.left(positions)
+        return left
 
     @property
     def aabb(self) -> Float[Tensor, "2 3"]:

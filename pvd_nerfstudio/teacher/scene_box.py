@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
-from pvd_nerfstudio.data.orbit import Box
 from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.edits.file import Edits
 from pvd_nerfstudio.edits.kinds import Insert
+from pvd_nerfstudio.edits.regions import Box, Complement, Union
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.input.text import plain
 from pvd_nerfstudio.teacher.adapters import space_of
 from pvd_nerfstudio.teacher.building import method_of
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun, find_run, load_weight
@@ -30,25 +32,33 @@ def saved_scene_box(run: TeacherRun) -> SceneBox | None:
     return None if aabb is None else _box_of(aabb, run)
 
 
-def inserted_boxes(edits: Edits) -> list[Box]:
-    """For each `insert` among edits, a box around its run.
+def completed(edits: Edits) -> Edits:
+    """The edits, of which each `insert` says how far it reaches.
 
     Raises:
-        InputError: nobody knows how far it reaches.
+        InputError: nobody knows.
     """
-    boxes = []
-    for edit in edits:
-        if isinstance(edit, Insert):
-            run = find_run(edit.run)
-            box = None if space_of(run.config.pipeline.model).contracted else saved_scene_box(run)
-            own = edit.region.bounds if box is None and edit.region is not None else None if box is None else box.aabb
-            if own is None or not own.isfinite().all():
-                raise InputError(
-                    f"--edits: {run.config_path} does not say how far its scene reaches. Insert a part of it: give the "
-                    'entry a "region", a box or a sphere.'
-                )
-            boxes.append(tuple(own.flatten().tolist()))
-    return boxes
+    return tuple(_with_region(edit) if isinstance(edit, Insert) else edit for edit in edits)
+
+
+def _with_region(edit: Insert) -> Insert:
+    try:
+        run = find_run(edit.run)
+    except (InputError, OSError) as error:
+        raise InputError(f"--edits, the run to insert: {plain(error)}") from error
+    if edit.region is not None and edit.region.bounds.isfinite().all():
+        return edit
+    box = None if space_of(run.config.pipeline.model).contracted else saved_scene_box(run)
+    if box is None:
+        raise InputError(
+            f"--edits: {run.config_path} does not say how far its scene reaches. Insert a part of it: give the entry a "
+            '"region", a box or a sphere.'
+        )
+    low, high = box.aabb
+    whole = Box(tuple(((low + high) / 2).tolist()), tuple((high - low).tolist()))
+    if edit.region is not None:
+        whole = Complement(Union((Complement(edit.region), Complement(whole))))  # what lies in both
+    return replace(edit, region=whole)
 
 
 def _box_of(aabb: Tensor, run: TeacherRun) -> SceneBox:

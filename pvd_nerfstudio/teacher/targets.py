@@ -75,8 +75,7 @@ def render_teacher(teacher: FrozenTeacher, shared: SharedSamples, rays: RayBundl
     samples = shared.march(origins, directions, shift)
     rgb, opacity = torch.zeros_like(origins), torch.zeros_like(origins[:, :1])
     if shared.has_sky:
-        far = point_samples(origins + shared.far * directions, directions)
-        rgb, opacity = teacher.query(far).rgb, torch.ones_like(opacity)
+        rgb, opacity = _sky(teacher, origins + shared.far * directions, directions), torch.ones_like(opacity)
     if not len(samples):
         nothing = origins.new_zeros(0, 1)
         answer = Answer(nothing, origins.new_zeros(0, 3), None)
@@ -117,9 +116,16 @@ def render_in_sight(
         weights = render_weights(log_density.exp(), lengths, index, count)
         rgb, opacity = accumulate(weights, colors, index, count), accumulate(weights, None, index, count)
     if shared.has_sky:
-        sky = teacher.query(point_samples(origins + shared.far * directions, directions)).rgb
+        sky = _sky(teacher, origins + shared.far * directions, directions)
         rgb, opacity = rgb + (1 - opacity) * sky, torch.ones_like(opacity)
     return rgb, opacity
+
+
+def _sky(
+    teacher: FrozenTeacher, positions: Float[Tensor, "rays 3"], directions: Float[Tensor, "rays 3"]
+) -> Float[Tensor, "rays 3"]:
+    """What is behind everything, at the far plane."""
+    return teacher.query(point_samples(positions, directions)).rgb * teacher.sky_left(positions)
 
 
 def crowd_along(

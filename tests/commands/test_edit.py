@@ -74,9 +74,11 @@ def panel(opened: Any) -> Any:
 
 
 def set_field(panel: Any, name: str, value: Any) -> None:
+    """As a user's browser does it; viser has callbacks run in other threads, which are waited for."""
     field = panel._fields[name]
-    field.value = value
+    field.gui_handle.value = value
     field.cb_hook(field)
+    time.sleep(0.05)
 
 
 def test_what_is_changed_is_seen_and_saved_and_undone(opened: Any, panel: Any) -> None:
@@ -134,6 +136,31 @@ def test_what_makes_no_sense_is_said_and_not_taken(panel: Any) -> None:
     assert panel._fields["run"].gui_handle.visible, "what is missing can be typed"
     set_field(panel, "kind", "thicken")
     assert panel.entries[0]["factor"] == 2.0
+
+
+def test_what_the_panel_writes_is_no_change_of_the_users(panel: Any) -> None:
+    """A factor and a colour stay as they are typed, and one change is undone by one "Undo"."""
+    panel._add()
+    set_field(panel, "kind", "thin")
+    set_field(panel, "factor", 0.3)
+    panel._take([*panel.entries, {"kind": "recolor", "region": BALL, "color": [0.9, 0.2, 0.1]}], 1)
+    time.sleep(0.3)
+    assert [entry.get("factor") for entry in panel.entries] == [0.3, None]
+    assert panel.entries[1]["color"] == [0.9, 0.2, 0.1]
+    panel._undo()
+    time.sleep(0.3)
+    assert len(panel.entries) == 1 and panel.entries[0]["factor"] == 0.3
+
+
+def test_only_files_of_edits_are_replaced(panel: Any, tmp_path: Path) -> None:
+    for name, content, said in (("notes.txt", "mine", "ends in .json"), ("mine.json", "{}", "is missing")):
+        (tmp_path / name).write_text(content)
+        panel._path.value = str(tmp_path / name)
+        panel._save()
+        assert said in panel._said.value and (tmp_path / name).read_text() == content
+    panel._path.value = str(tmp_path / "new" / "edits.json")
+    panel._save()
+    assert read_edits(tmp_path / "new" / "edits.json") == ()
 
 
 def test_the_viewers_crop_is_taken_over(opened: Any, panel: Any) -> None:

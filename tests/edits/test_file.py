@@ -86,7 +86,12 @@ WRONG = {
         '{"version": 1, "edits": [{"kind": "insert", "run": 3}]}',
         "edit 1 (insert), run: it is 3",
     ),
-    "too many": (json.dumps({"version": 1, "edits": [{}] * 1001}), "1,001 of them"),
+    "too many regions": (one("keep", '{"kind": "union", "of": [' + ", ".join([BALL] * 1000) + "]}"), "1,002 regions"),
+    "nobody's home": (
+        '{"version": 1, "edits": [{"kind": "insert", "run": "~nobody-here/run"}]}',
+        "edit 1 (insert), run: Could not determine home",
+    ),
+    "too many": (json.dumps({"version": 1, "edits": [{}] * 201}), "201 of them"),
     "more digits than are read": (one("thin", BALL, f', "factor": {"9" * 5000}'), "digits"),
 }
 

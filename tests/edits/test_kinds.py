@@ -12,6 +12,7 @@ from torch import Tensor
 from pvd_nerfstudio.edits.file import parse
 from pvd_nerfstudio.edits.kinds import any_changes, box_of
 from pvd_nerfstudio.edits.place import Matter, Places
+from pvd_nerfstudio.errors import InputError
 
 BALL = {"kind": "sphere", "center": [0.5, 0, 0], "radius": 0.3}
 ALL = {"kind": "halfspace", "point": [0, 0, -1e5], "normal": [0, 0, 1]}
@@ -211,12 +212,29 @@ def test_changes_are_where_they_say() -> None:
 def test_the_box_is_around_what_is_brought() -> None:
     box = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
     moved = edits_of({"kind": "copy", "region": BEHIND, "translation": [3, 0, 0]})
-    assert box_of(moved, box, []).tolist() == [[-1, -1, -1], [3, 1, 1]]
+    assert box_of(moved, box).tolist() == [[-1, -1, -1], [3, 1, 1]]
     erased = edits_of({"kind": "erase", "region": BALL})
-    assert torch.equal(box_of(erased, box, []), box)
-    other = torch.tensor([[-2.0, -2, -2], [2, 2, 2]])
+    assert torch.equal(box_of(erased, box), box)
     inserted = edits_of({"kind": "insert", "run": "x", "region": BALL, "translation": [0, 5, 0]})
-    assert box_of(inserted, box, [other])[1].tolist() == pytest.approx([1, 5.3, 1])
+    assert box_of(inserted, box)[1].tolist() == pytest.approx([1, 5.3, 1])
+    aside = {"kind": "sphere", "center": [9, 0, 0], "radius": 1}
+    missed = edits_of({"kind": "copy", "region": aside, "translation": [9, 0, 0]})
+    assert torch.equal(box_of(missed, box), box), "a region that holds nothing brings nothing"
+
+
+def test_the_bounds_of_what_lies_in_two_regions() -> None:
+    both = {
+        "kind": "complement",
+        "of": {"kind": "union", "of": [{"kind": "complement", "of": r} for r in (BALL, BEHIND)]},
+    }
+    (edit,) = edits_of({"kind": "erase", "region": both})
+    assert edit.region.bounds.tolist() == edits_of({"kind": "erase", "region": BALL})[0].region.bounds.tolist()
+
+
+def test_copies_of_copies_of_everything_are_refused() -> None:
+    copies = [{"kind": "copy", "region": ALL, "translation": [0.1, 0, 0]}] * 30
+    with pytest.raises(InputError, match="copies of copies"):
+        edited(random_places(), *copies)
 
 
 def test_moves_in_a_chain_ask_for_few_places_more() -> None:

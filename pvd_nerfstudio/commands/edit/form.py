@@ -85,7 +85,7 @@ def entry_of(form: dict[str, Any], before: Entry) -> Entry:
         words = OF_REGION[form["region"]].items()
         region = {"kind": form["region"]} | {word: form[name] for word, name in words if form[name] != _unsaid(name)}
         if form["region"] == IN_FILE:
-            region = before["region"]
+            region = before.get("region", {"kind": IN_FILE})
             region = region["of"] if region["kind"] == "complement" else region
         entry["region"] = {"kind": "complement", "of": region} if form["outside"] else region
     values = {name: form[name] for name in OF_KIND[form["kind"]] if name in shown and name != "mixes"}

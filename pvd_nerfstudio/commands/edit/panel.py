@@ -24,10 +24,10 @@ from torch import nn
 from viser.transforms import SO3
 
 from pvd_nerfstudio.commands.edit import handles
-from pvd_nerfstudio.commands.edit.form import EVERYTHING, IN_FILE, OF_REGION, START, Entry, entry_of, form_of, shown_by
+from pvd_nerfstudio.commands.edit.form import IN_FILE, OF_REGION, START, Entry, entry_of, form_of, shown_by
 from pvd_nerfstudio.commands.edit.handles import REGION, TARGET, Handles
 from pvd_nerfstudio.commands.edit.scene import EditedScene, box_of_crop
-from pvd_nerfstudio.edits.file import Edits, as_text, parse
+from pvd_nerfstudio.edits.file import Edits, as_text, parse, read_edits
 from pvd_nerfstudio.edits.kinds import EDITS
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import markdown
@@ -63,7 +63,8 @@ class EditPanel(nn.Module):
         self._scene = (scene,)  # which is the pipeline's model already
         self._entries: list[Entry] = json.loads(as_text(edits))["edits"]
         self._before: list[list[Entry]] = []
-        self._chosen, self._is_filling = len(self._entries) - 1, False
+        self._chosen = len(self._entries) - 1
+        self._given: dict[str, Any] = {}
         self.control = Handles(self._handle_moved)
         self.control.when_ready(self._refresh)
         self._list = ViewerDropdown("Edit", NONE, [NONE], cb_hook=lambda _: self._choose())
@@ -98,23 +99,26 @@ class EditPanel(nn.Module):
             return ViewerText(word, value, cb_hook=self._changed, hint=hint)
         return ViewerNumber(word, value, cb_hook=self._changed, hint=hint)
 
-    def _changed(self, element: ViewerElement[Any]) -> None:
+    def _changed(self, element: Any) -> None:
         """A field has another value."""
-        if self._is_filling or not self._entries:
+        name = next(name for name, field in self._fields.items() if field is element)
+        if not self._entries or element.value == self._given.get(name):  # viser says what we write, too, and late
             return
         form = {name: _plain(name, field.value) for name, field in self._fields.items()}
-        if element is self._fields["kind"]:
+        before = form_of(self._entries[self._chosen])
+        if form["color"] == _plain("color", _bytes(before["color"])):  # bytes are coarser than what the file says
+            form["color"] = before["color"]
+        if form["kind"] != before["kind"]:
             form["factor"] = {"thin": 0.5, "thicken": 2.0}.get(form["kind"], form["factor"])
-            if form["kind"] == "recolor" and form_of(self._entries[self._chosen])["kind"] != "recolor":
-                form["hue"] = 60.0  # what changes nothing is refused
+            form["hue"] = 60.0 if form["kind"] == "recolor" else form["hue"]  # what changes nothing is refused
         self._put(form)
 
     def _handle_moved(self, name: str, middle: list[float], angles: list[float]) -> None:
-        if self._is_filling or not self._entries:
+        if not self._entries:
             return
         form = form_of(self._entries[self._chosen])
         if name == TARGET:
-            form["translation"] = [round(a - b, 4) for a, b in zip(middle, _origin(form))]
+            form["translation"] = [round(a - b, 4) for a, b in zip(middle, self._origin(form))]
             form["turn"] = angles
         else:
             form["center"] = middle
@@ -136,7 +140,7 @@ class EditPanel(nn.Module):
         try:
             edits = parse(json.dumps({"version": 1, "edits": entries}), "This")
             self._scene[0].take(edits)
-        except InputError as error:
+        except (InputError, OSError) as error:
             self._say(str(error))
             return False
         if not is_undone:
@@ -153,19 +157,17 @@ class EditPanel(nn.Module):
 
     def _refresh(self) -> None:
         """Have list, fields and handles show what there is."""
-        self._is_filling = True
-        try:
-            names = [f"{number + 1}. {entry['kind']}" for number, entry in enumerate(self._entries)] or [NONE]
-            self._chosen = min(max(self._chosen, 0), len(names) - 1)
-            self._list.set_options(names)
-            self._list.value = names[self._chosen]
-            form = form_of(self._entries[self._chosen]) if self._entries else dict(START)
-            for name, field in self._fields.items():
-                field.value = _as_shown(name, form[name])
-            self._show_only(shown_by(form) if self._entries else set())
-            self._show_handles(form)
-        finally:
-            self._is_filling = False
+        names = [f"{number + 1}. {entry['kind']}" for number, entry in enumerate(self._entries)] or [NONE]
+        self._chosen = min(max(self._chosen, 0), len(names) - 1)
+        self._list.set_options(names)
+        self._list.value = names[self._chosen]
+        form = form_of(self._entries[self._chosen]) if self._entries else dict(START)
+        self._given = {name: _as_shown(name, form[name]) for name in self._fields}
+        for name, field in self._fields.items():
+            if field.value != self._given[name]:
+                field.value = self._given[name]
+        self._show_only(shown_by(form) if self._entries else set())
+        self._show_handles(form)
 
     def _show_handles(self, form: dict[str, Any]) -> None:
         outline = handles.outline_of(form)
@@ -181,14 +183,16 @@ class EditPanel(nn.Module):
             turn = np.eye(4)
             turn[:3, :3] = SO3.from_rpy_radians(*form["rotation"]).as_matrix()
             outline.apply_transform(turn)
+        origin = self._origin(form)
         if outline is not None:
+            outline.apply_translation(np.subtract(form["center"], origin))
             outline.apply_scale(form["grow"])
-        middle = [a + b for a, b in zip(_origin(form), form["translation"])]
+        middle = [a + b for a, b in zip(origin, form["translation"])]
         self.control.show(TARGET, middle, form["turn"], outline)
 
     def _choose(self) -> None:
         chosen = int(self._list.value.partition(".")[0]) - 1 if self._entries else self._chosen
-        if not self._is_filling and chosen != self._chosen:
+        if chosen != self._chosen:
             self._chosen = chosen
             self._refresh()
 
@@ -214,25 +218,31 @@ class EditPanel(nn.Module):
 
     def _save(self) -> None:
         """Write the file; one that is there is kept beside it, under another name."""
-        path = Path(self._path.value).expanduser()
+        path = Path(self._path.value)
         try:
+            path = path.expanduser()
+            if path.suffix != ".json":
+                raise InputError(f"{path}: the name of a file of edits ends in .json.")
+            if path.exists():
+                read_edits(path)  # nothing else is replaced
             text = as_text(parse(json.dumps({"version": 1, "edits": self._entries}), "This"))
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists() and path.read_text("utf8") != text:
                 path.replace(path.with_name(path.name + ".before"))
             path.write_text(text, "utf8")
-        except (InputError, OSError, ValueError) as error:
+        except (InputError, OSError, RuntimeError, ValueError) as error:
             self._say(f"Not saved: {error}")
             return
         self._say(f"Saved {path}. Convert with --edits {path}")
 
+    def _origin(self, form: dict[str, Any]) -> list[float]:
+        """What is turned about."""
+        if "pivot" in self._entries[self._chosen]:
+            return self._entries[self._chosen]["pivot"]
+        return [0.0, 0.0, 0.0] if form["kind"] == "insert" else form["center"]
+
     def _say(self, text: str) -> None:
         self._said.value = markdown(text)
-
-
-def _origin(form: dict[str, Any]) -> list[float]:
-    """What is turned about."""
-    return [0.0, 0.0, 0.0] if form["kind"] == "insert" or form["region"] == EVERYTHING else form["center"]
 
 
 def _bytes(color: list[float]) -> tuple[int, int, int]:

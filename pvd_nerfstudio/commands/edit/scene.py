@@ -1,5 +1,6 @@
 """The teacher as the viewer shows it: through edits that change while one looks."""
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from pvd_nerfstudio.edits.regions import Box
 from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.occupancy import fill_grid
+from pvd_nerfstudio.teacher.scene_box import completed
 from pvd_nerfstudio.teacher.targets import SharedSamples, blend, render_in_sight
 
 CELLS = 96
@@ -48,7 +50,7 @@ class EditedScene(nn.Module):
         self._plain = SharedSamples(plain.grid, plain.near, plain.far, plain.spacing.scaled(COARSE), plain.has_sky)
         self._samples = self._plain
         self._edits: Edits = ()
-        self._shown: Edits = ()
+        self._shown: Edits | None = ()
         self._inserted: dict[Path, OccupancyGrid] = {}
 
     @property
@@ -62,14 +64,17 @@ class EditedScene(nn.Module):
         Raises:
             InputError: they cannot be made; those before are shown on.
         """
+        edits = completed(edits)
         self._show(edits)
         self._edits = edits
 
     def _show(self, edits: Edits) -> None:
         if edits == self._shown:
             return
+        self._shown = None  # the viewer may interrupt what follows at any line
+        samples = self._through(edits)
         self.teacher.edit(edits)
-        self._samples, self._shown = self._through(edits), edits
+        self._samples, self._shown = samples, edits
 
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Tensor]:
@@ -91,13 +96,15 @@ class EditedScene(nn.Module):
         inserted = [self._grid_of(edit.run) for edit in edits if isinstance(edit, Insert)]
         box = plain.grid.aabb
         if not plain.grid.contracted:
-            box = box_of(edits, box, [grid.aabb for grid in inserted]).to(self.device)
+            box = box_of(edits, box).to(self.device)
         grid = OccupancyGrid(box, CELLS, plain.grid.contracted).to(self.device)
         grid.scale = plain.grid.scale
         middles = (torch.arange(CELLS, device=self.device) + 0.5) / CELLS
-        ask, others = held_by(plain.grid), iter(inserted)
+        size = float((box[1] - box[0]).max()) / CELLS
+        ask, others = held_by(plain.grid, size), iter(inserted)
         for edit in edits:
-            ask = partial((edit.into(held_by(next(others))) if isinstance(edit, Insert) else edit).answer, ask)
+            able = edit.into(held_by(next(others), size)) if isinstance(edit, Insert) else edit
+            ask = partial(able.answer, ask)
         held = ask(_points(grid.to_world(torch.cartesian_prod(middles, middles, middles))))
         grid.occupy((held.density > 0).view(CELLS, CELLS, CELLS))
         return SharedSamples(grid, plain.near, plain.far, plain.spacing, plain.has_sky)
@@ -112,11 +119,14 @@ class EditedScene(nn.Module):
         return self._inserted[place]
 
 
-def held_by(grid: OccupancyGrid) -> Ask:
-    """A volume that is 1 in a grid's occupied cells and all beside them, and 0 everywhere else."""
+def held_by(grid: OccupancyGrid, size: float) -> Ask:
+    """A volume that is 1 in a grid's occupied cells and about them, as far as a cell of another size reaches."""
+    reach = math.ceil(size / (float((grid.aabb[1] - grid.aabb[0]).max()) / grid.resolution))
+    reach = 1 if grid.contracted else min(reach, grid.resolution // 2)
     grown = OccupancyGrid(grid.aabb, grid.resolution, grid.contracted).to(grid.aabb.device)
     grown.scale = grid.scale
-    grown.occupy(functional.max_pool3d(grid.occupied[None].float(), 3, stride=1, padding=1)[0] > 0)
+    cells = functional.max_pool3d(grid.occupied[None].float(), 2 * reach + 1, stride=1, padding=reach)
+    grown.occupy(cells[0] > 0)
     return lambda places: Matter(grown.contains(places.positions)[:, None].float())
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from pvd_nerfstudio.student.fields.packed import NAMES
 from pvd_nerfstudio.student.fields.sparse import VoxelEncoding
 from pvd_nerfstudio.student.model import StudentModel
 
@@ -22,6 +23,10 @@ def write_tensors(student: StudentModel, path: Path) -> None:
     The package itself would be one more dependency for a few lines.
     """
     tensors = {f"field.{name}": value for name, value in student.field.state_dict().items() if _is_numbers(value)}
+    for name, module in student.field.named_modules():
+        if isinstance(module, VoxelEncoding):  # whole, also where a checkpoint has it packed
+            tensors = {key: value for key, value in tensors.items() if key not in _packed_names(name)}
+            tensors[f"field.{name}.table"] = module.table
     tensors["grid.cells"] = student.grid.get_extra_state()["cells"]
     for name, module in student.field.named_modules():
         if isinstance(module, VoxelEncoding):
@@ -56,6 +61,10 @@ def description(student: StudentModel) -> dict[str, Any]:
         "background": config.background_color,
         "grid_resolution": grid.resolution,
     }
+
+
+def _packed_names(module: str) -> set[str]:
+    return {f"field.{module}.{name}" for name in NAMES}
 
 
 def _is_numbers(value: Any) -> bool:
