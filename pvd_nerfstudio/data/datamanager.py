@@ -222,6 +222,11 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
 
     @property
+    def are_edited(self) -> bool:
+        """Whether images on disk show another scene than what is learned, here or there."""
+        return bool(self.config.edits or self.config.earlier_edits)
+
+    @property
     def has_images(self) -> bool:
         """Whether there are training images."""
         return any(map(self.train_dataset.counts, range(len(self.train_dataset))))

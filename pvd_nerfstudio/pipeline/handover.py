@@ -58,7 +58,8 @@ def meet(
     """
     method, has_rays = config.distillation, not teacher.shows_views
     if method.training_images and not (data.has_images and has_rays):
-        lacking = "the training images, on disk" if has_rays else "a teacher that shows single rays"
+        images = "training images that edits leave something of" if data.are_edited else "the training images, on disk"
+        lacking = images if has_rays else "a teacher that shows single rays"
         raise InputError(f"--pipeline.distillation.training-images needs {lacking}. Leave it out.")
     if data.stands_in:
         keep_frame(teacher, data.train_dataparser_outputs)

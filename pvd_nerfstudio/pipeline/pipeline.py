@@ -139,10 +139,11 @@ class DistillationPipeline(StudentPipeline):
             compare_renderings(teacher, student, data)
         self.compare_with(teacher)
         if not data.has_eval_images and len(data.eval_dataset):
-            are_there = any(data.eval_dataset.has_image)
-            why = "No evaluation image shows the edited scene" if are_there else "The evaluation images are missing"
+            why = (
+                "No evaluation image shows the edited scene" if data.are_edited else "The evaluation images are missing"
+            )
             say(f"{why}: evaluation is against the teacher.", "yellow")
-        elif data.config.edits or data.config.earlier_edits:
+        elif data.are_edited:
             say("Evaluation is against the edited teacher, and against images where no edit has changed them.")
 
     def look_at_teacher(self) -> FrozenTeacher:
@@ -188,8 +189,13 @@ class DistillationPipeline(StudentPipeline):
 
     def _go_on_without_a_teacher(self) -> None:
         if not self.datamanager.has_images:
+            gone = (
+                "the training images do not show the edited scene"
+                if self.datamanager.are_edited
+                else "so are the images"
+            )
             raise InputError(
-                "Both the teacher and the training images are gone: there is nothing to learn from. Name a teacher "
+                f"The teacher is gone, and {gone}: there is nothing to learn from. Name a teacher "
                 "with --teacher-checkpoint, or the place of the data set with --data."
             )
         say("No teacher: training goes on from the training images alone.", "yellow")

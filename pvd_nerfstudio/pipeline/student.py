@@ -148,8 +148,7 @@ class StudentPipeline(VanillaPipeline):
     def _have_teacher_in_evaluation(self) -> None:
         """It is loaded where it was asked for, and where images are missing or do not show the edited scene."""
         own, asked = self.config.teacher, os.environ.get(TEACHER_IN_EVALUATION, "")
-        config = self.datamanager.config
-        images_tell = self.datamanager.has_eval_images and not (config.edits or config.earlier_edits)
+        images_tell = self.datamanager.has_eval_images and not self.datamanager.are_edited
         if asked:
             self.load_teacher(self._asked_teacher(asked))
         elif not images_tell and own is not None and is_file(own):

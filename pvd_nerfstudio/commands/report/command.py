@@ -134,8 +134,8 @@ class Report:
                 raise
             if not pipeline.datamanager.has_eval_images:
                 raise InputError(
-                    "There is nothing to compare the student with: its data set's images are gone, and so is its "
-                    f"teacher ({error}). Name a teacher with --teacher."
+                    "There is nothing to compare the student with: its data set's images are gone, or show nothing of "
+                    f"the edited scene, and its teacher is not there ({error}). Name a teacher with --teacher."
                 ) from error
             return [f"Without the teacher: {error}."]
         return []
@@ -269,7 +269,8 @@ def _notes(pipeline: StudentPipeline, measured: Measured) -> list[str]:
     if comparison is not None and not comparison.teacher.shows_views:
         notes.append("The teacher's renderings are made through the student's samples, its rays / s with its own.")
     if not student:
-        notes.append("The data set's images are missing: everything is measured against the teacher.")
+        why = "do not show the edited scene" if pipeline.datamanager.are_edited else "are missing"
+        notes.append(f"The data set's images {why}: everything is measured against the teacher.")
     if pipeline.datamanager.stands_in:
         notes.append("The data set cannot be read from here: pseudo views stand in for its cameras.")
     if "lpips" not in {**student, **between}:
