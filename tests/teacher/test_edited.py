@@ -15,7 +15,7 @@ from pvd_nerfstudio.edits.file import parse
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
-from pvd_nerfstudio.teacher.samples import point_samples
+from pvd_nerfstudio.teacher.samples import ball_samples, point_samples
 
 AT_POINTS = [name for name in FAMILIES if name != "neus"]
 LEFT = {"kind": "halfspace", "point": [0.0, 0.0, 0.0], "normal": [-1.0, 0.0, 0.0]}
@@ -60,6 +60,27 @@ def test_every_family_answers_edited(name: str, families: Any, scene: Path) -> N
     density = answer.log_density.exp() - plain.query(plain._adapter.around(there, directions, 0.01)).log_density.exp()
     assert shown.any()
     torch.testing.assert_close(density[shown], 2 * wanted.log_density.exp()[shown], rtol=0.05, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", [name for name in AT_POINTS if "vanilla" not in name])
+def test_every_family_is_inserted(name: str, families: Any, teacher: Run, scene: Path) -> None:
+    """Far beside the scene there is the other run alone, in density and in colour."""
+    other = frozen(families[name], data=scene)
+    far = [5.0, 0.0, 0.0]
+    low, high = other.aabb
+    region = {"kind": "box", "center": ((low + high) / 2).tolist(), "scale": (high - low).tolist()}
+    both = frozen(teacher.folder, {"kind": "insert", "run": str(families[name]), "region": region, "translation": far})
+    positions = low + (0.05 + 0.9 * torch.rand(300, 3)) * (high - low)
+    directions = torch.nn.functional.normalize(torch.randn(300, 3), dim=-1)
+    wanted = other.query(ball_samples(positions, directions, 0.02))
+    answer = both.query(ball_samples(positions + torch.tensor(far), directions, 0.02))
+    shown = wanted.log_density[:, 0] > -5
+    if other.grid is not None:
+        shown &= other.grid.contains(positions)
+    assert shown.any()
+    torch.testing.assert_close(answer.log_density.exp()[shown], wanted.log_density.exp()[shown], rtol=0.05, atol=1e-2)
+    torch.testing.assert_close(answer.rgb[shown], wanted.rgb[shown], rtol=0, atol=0.02)
+    assert both.densities(positions + torch.tensor(far), 0.02).isfinite().all()
 
 
 def test_who_has_no_density_is_not_edited(families: Any, scene: Path) -> None:
