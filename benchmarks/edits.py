@@ -226,6 +226,8 @@ def inserted_fidelity(parts: dict[str, tuple[Path, Path]], both: Path) -> dict[s
             other = LEGO + (torch.tensor(BESIDE) if name == "vm" else -torch.tensor(BESIDE))
             near, far = box_span(rays.origins, rays.directions, other)
             rays = rays[(far <= near)[:, 0]]
+            if not len(rays):  # one stands behind the other
+                continue
             truth = render(rays)
             theirs.append((pipeline.student(rays)["rgb"], truth))
             rays.origins = rays.origins + place

@@ -26,6 +26,7 @@ from pvd_nerfstudio.commands.export.mesh import mesh_of
 from pvd_nerfstudio.commands.export.tensors import write_tensors
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.pipeline.opening import opening_view
+from pvd_nerfstudio.student.fields.growth import pack
 
 LOADER = Path(__file__).parents[2] / "docs" / "load_student.py"
 
@@ -58,6 +59,7 @@ def test_the_loader_of_the_docs_answers_as_the_student(
 @pytest.mark.parametrize("name", sorted(path.name for path in OLD_RUNS.iterdir()))
 def test_every_student_becomes_safetensors(scene: Path, tmp_path: Path, name: str) -> None:
     student = open_old_run(name, scene)[1].student
+    pack(student.field)  # as that of a finished run is
     write_tensors(student, tmp_path / "student.safetensors")
     with safe_open(tmp_path / "student.safetensors", "pt") as file:
         about = json.loads(file.metadata()["student"])

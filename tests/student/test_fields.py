@@ -308,6 +308,15 @@ def test_a_packed_table_takes_a_quarter_and_shows_the_same(tmp_path: Path) -> No
     off = (exact - field.voxels.table).abs() / scale
     assert off[:, 0].max() < 1e-3 and off[:, 1:].max() < 0.01 and off[:, 1:].mean() < 0.004
     assert opened.state_dict().keys() == field.state_dict().keys()
+    saved = torch.load(tmp_path / "packed", weights_only=True)
+    for name, damaged in (
+        ("others", saved["voxels.others"][:-9]),
+        ("others", torch.zeros(50, dtype=torch.uint8)),
+        ("largest", saved["voxels.largest"][:-1]),
+        ("first", saved["voxels.first"][:-1]),
+    ):
+        with pytest.raises(ValueError, match="packed table"):
+            fine_ball().load_state_dict({**saved, f"voxels.{name}": damaged})
     grow(opened, Moment(0.9, ball))
     assert "voxels.table" in opened.state_dict()
 

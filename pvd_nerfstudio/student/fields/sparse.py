@@ -229,7 +229,7 @@ class VoxelEncoding(Growing, Encoding):
 
     def pack(self) -> None:
         """Round the table to what a checkpoint of a finished run holds."""
-        self.table.data = unpacked_table(packed(self.table.data))
+        self.table.data = unpacked_table(packed(self.table.data), self.out_dim)
         self.is_packed = True
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -241,7 +241,8 @@ class VoxelEncoding(Growing, Encoding):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **options: Any) -> None:
         self.is_packed = all(f"{prefix}{name}" in state_dict for name in NAMES)
         if self.is_packed:
-            state_dict[f"{prefix}table"] = unpacked_table({name: state_dict.pop(f"{prefix}{name}") for name in NAMES})
+            parts = {name: state_dict.pop(f"{prefix}{name}") for name in NAMES}
+            state_dict[f"{prefix}table"] = unpacked_table(parts, self.out_dim)
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
 
     def get_extra_state(self) -> dict[str, Any]:
