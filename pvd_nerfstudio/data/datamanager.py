@@ -25,9 +25,10 @@ from pvd_nerfstudio.data.poses import Found, find
 from pvd_nerfstudio.data.pseudo import PseudoViews
 from pvd_nerfstudio.data.reviewed import is_reviewed, reading
 from pvd_nerfstudio.edits.file import parse_saved
+from pvd_nerfstudio.edits.kinds import Copy, Insert, Move
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.help import hide
-from pvd_nerfstudio.input.ranges import COUNT, SHARE, above, at_least
+from pvd_nerfstudio.input.ranges import ANY, COUNT, SHARE, above, at_least
 from pvd_nerfstudio.input.renamed import Renamed
 from pvd_nerfstudio.input.text import plain, say
 from pvd_nerfstudio.rendering.pixels import num_pixels, rays_at
@@ -56,6 +57,7 @@ class DistillationDataManagerConfig(Renamed, VanillaDataManagerConfig):
         "pseudo_view_margin": at_least(0),
         "pseudo_view_share": SHARE,
         "pseudo_views_per_chunk": COUNT,
+        "frame_box": ANY,
         "train_num_rays_per_batch": COUNT,
         "train_num_images_to_sample_from": at_least(1, also=-1),
         "train_num_times_to_repeat_images": at_least(0, also=-1),
@@ -159,6 +161,8 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
 
     def _edited(self, dataset: DistillationDataset) -> DistillationDataset:
         config = self.config
+        if not isinstance(dataset, DistillationDataset):  # another tool's
+            return dataset
         if config.frame_box is not None:
             dataset.frame_box = SceneBox(aabb=torch.tensor(config.frame_box).view(2, 3))
         before = dataset.frame_box.aabb
@@ -210,7 +214,9 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
             self.config.pixel_sampler, num_rays_per_batch=self.config.train_num_rays_per_batch
         )
         chosen = None if self.config.pseudo_views == "auto" else self.config.pseudo_views
-        self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin)
+        edits = parse_saved(self.config.edits)
+        motions = [edit.motion for edit in edits if isinstance(edit, (Copy, Insert, Move))]
+        self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin, motions)
         self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
         # The viewer pins an image to each training camera: a grey one where that is missing.
         size = int(self.train_cameras.height[0]), int(self.train_cameras.width[0]), 3
@@ -222,6 +228,11 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         self.eval_dataloader = ComparisonLoader(self.eval_dataset, device=self.device)
 
     @property
+    def frame_box(self) -> SceneBox:
+        """The box that the teacher was trained in; other tools' data sets know of no other than their own."""
+        return getattr(self.train_dataset, "frame_box", self.train_dataset.scene_box)
+
+    @property
     def are_edited(self) -> bool:
         """Whether images on disk show another scene than what is learned, here or there."""
         return bool(self.config.edits or self.config.earlier_edits)
@@ -229,7 +240,7 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     @property
     def has_images(self) -> bool:
         """Whether there are training images."""
-        return any(map(self.train_dataset.counts, range(len(self.train_dataset))))
+        return bool(photographed(self.train_dataset))
 
     @property
     def has_eval_images(self) -> bool:

@@ -5,6 +5,7 @@ margin.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Generator, Tensor
 
 from pvd_nerfstudio.data.views import like, look_at
 from pvd_nerfstudio.distillation.active.poses import perturbed
+from pvd_nerfstudio.edits.place import Motion
 
 Kind = Literal["around", "front", "path"]
 WORDS: dict[Kind, str] = {"around": "around the scene", "front": "in front of it", "path": "along the cameras' path"}
@@ -38,10 +40,13 @@ class PseudoViews:
         cameras: the real ones.
         kind: how; None: what suits them.
         margin: how far pseudo cameras may leave the real ones' space, as a share of its extent.
+        motions: of what edits have brought elsewhere, which pseudo cameras move along with by turns.
     """
 
-    def __init__(self, cameras: Cameras, kind: Kind | None = None, margin: float = 0.1) -> None:
-        self._cameras = cameras
+    def __init__(
+        self, cameras: Cameras, kind: Kind | None = None, margin: float = 0.1, motions: Sequence[Motion] = ()
+    ) -> None:
+        self._cameras, self._motions = cameras, motions
         self.kind: Kind = kind or kind_of(cameras)
         make = {"around": Around, "front": Front, "path": Path}[self.kind]
         self._draw = make(cameras.camera_to_worlds, margin)
@@ -53,7 +58,11 @@ class PseudoViews:
 
     def __call__(self, count: int, generator: Generator) -> Cameras:
         """Some of them; intrinsics are the first camera's."""
-        return like(self._cameras, self._draw(count, generator))
+        poses = self._draw(count, generator)
+        for number, motion in enumerate(self._motions):
+            turn = slice(number + 1, None, len(self._motions) + 1)
+            poses[turn] = motion.carried(poses[turn])
+        return like(self._cameras, poses)
 
 
 def kind_of(cameras: Cameras) -> Kind:

@@ -26,6 +26,11 @@ class Motion:
         inverse = self.rotation.T / self.scale
         return _affine(positions, inverse, -inverse @ self._shift)
 
+    def carried(self, poses: Float[Tensor, "views 3 4"]) -> Float[Tensor, "views 3 4"]:
+        """Cameras to world, of cameras that move along."""
+        rotation = self.rotation.to(poses) @ poses[:, :, :3]
+        return torch.cat([rotation, self(poses[:, :, 3])[:, :, None]], dim=-1)
+
     def turned_back(self, directions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 3"]:
         """Which directions those were."""
         return directions @ self.rotation.to(directions)

@@ -64,7 +64,7 @@ def meet(
     if data.stands_in:
         keep_frame(teacher, data.train_dataparser_outputs)
     else:
-        check_frame(teacher, data.train_dataparser_outputs, data.train_dataset.frame_box)
+        check_frame(teacher, data.train_dataparser_outputs, data.frame_box)
     projection = _align_features(teacher, student, config)
     CONSOLE.print(_capabilities(teacher, student, config))
     if student.grid.contracted:

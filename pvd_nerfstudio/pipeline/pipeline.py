@@ -157,7 +157,7 @@ class DistillationPipeline(StudentPipeline):
         self._place_orbit(teacher)
         self.datamanager.say_what_is_missing()
         if not self.datamanager.stands_in:
-            outputs, box = self.datamanager.train_dataparser_outputs, self.datamanager.train_dataset.frame_box
+            outputs, box = self.datamanager.train_dataparser_outputs, self.datamanager.frame_box
             check_frame(teacher, outputs, box)
         equip(teacher, self.student, self.datamanager, self.config, grow=lambda: None)
         return teacher

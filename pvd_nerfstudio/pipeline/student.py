@@ -89,7 +89,7 @@ class StudentPipeline(VanillaPipeline):
                 f"it is another teacher, or was trained on since. The student's own was {self.config.teacher}."
             )
         if not data.stands_in:
-            check_frame(teacher, data.train_dataparser_outputs, data.train_dataset.frame_box)
+            check_frame(teacher, data.train_dataparser_outputs, data.frame_box)
         cameras = data.train_dataset.cameras
         errors = Comparison(teacher, self.student).errors(cameras[torch.linspace(0, len(cameras) - 1, SOME).long()])
         self.compare_with(teacher)

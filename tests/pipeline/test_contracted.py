@@ -41,7 +41,7 @@ class Plain:
 
     device = torch.device("cpu")
     grid = None
-    aabb = AABB
+    aabb = box = AABB
     run = SimpleNamespace(checkpoint_path="plain")
 
     def occupied(self, *_: Any) -> None:
@@ -51,6 +51,9 @@ class Plain:
         del extent
         ball, floor = positions.norm(dim=-1, keepdim=True) < 0.5, positions[..., 2:] < -0.8  # noqa: PLR2004
         return 60.0 * (ball | floor).float()
+
+    def sky_left(self, positions: Tensor) -> Tensor:
+        return torch.ones_like(positions[:, :1])
 
     def query(self, samples: RaySamples) -> Answer:
         positions = samples.frustums.get_positions()

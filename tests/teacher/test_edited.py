@@ -169,7 +169,7 @@ def test_edits_of_a_chain_add_up(erased: Any, tmp_path: Path) -> None:
     student, data = trainer.pipeline.student, trainer.pipeline.datamanager
     before = erased.pipeline.student.field.aabb
     assert student.field.aabb[0].tolist() == pytest.approx([float(before[0, 0]) - 2, *before[0, 1:].tolist()])
-    assert torch.equal(data.train_dataset.frame_box.aabb, before)
+    assert torch.equal(data.frame_box.aabb, before)
     earlier = erased.pipeline.datamanager.eval_dataset.untouched(0)
     assert not (data.eval_dataset.untouched(0) & ~earlier).any()
     last = find_run(start_and_save(trainer))
@@ -191,6 +191,8 @@ def test_another_run_is_inserted(teacher: Run, erased: Any, tmp_path: Path) -> N
     above = trainer.pipeline.student.field.aabb[1, 2]
     plain, other = (frozen(run) for run in (teacher.folder, erased.base_dir))
     assert above == other.aabb[1, 2] + 4
+    poses = trainer.pipeline.datamanager.pseudo_views(8, torch.Generator().manual_seed(0)).camera_to_worlds
+    assert (poses[1::2, 2, 3].mean() - poses[::2, 2, 3].mean()) > 2, "every second one looks at what was inserted"
     asked = torch.rand(500, 3) - 0.5
     both = trainer.pipeline._teacher
     torch.testing.assert_close(both.density(asked, 0.01), plain.densities(asked, 0.01), rtol=1e-4, atol=1e-4)
