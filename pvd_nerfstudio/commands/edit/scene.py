@@ -24,7 +24,7 @@ from pvd_nerfstudio.teacher.targets import SharedSamples, blend, render_in_sight
 
 CELLS = 96
 """Cells of the edited scene's grid along each side."""
-COARSE = 2.0
+COARSE = 2.5
 """How much longer samples are than in a conversion: an image is looked at for a moment."""
 RAYS_AT_ONCE = 1 << 13
 THRESHOLD = 0.02
