@@ -110,31 +110,28 @@ class Erase(_Factor):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thin(_Factor):
-    """Makes what is in a region more transparent."""
-
-    kind = "thin"
-    ranges: ClassVar[Ranges] = {"factor": inside(0, 1)}
-
+class _Times(_Factor):
     factor: float
-    """What its density is multiplied with, below 1."""
+    """What its density is multiplied with: below 1 to make it thinner, above 1 to make it thicker."""
 
     def _factors(self, share: Tensor) -> Tensor:
         return 1 + share * (self.factor - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thicken(_Factor):
+class Thin(_Times):
+    """Makes what is in a region more transparent."""
+
+    kind = "thin"
+    ranges: ClassVar[Ranges] = {"factor": inside(0, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thicken(_Times):
     """Makes what is in a region more opaque."""
 
     kind = "thicken"
     ranges: ClassVar[Ranges] = {"factor": above(1)}
-
-    factor: float
-    """What its density is multiplied with, above 1."""
-
-    def _factors(self, share: Tensor) -> Tensor:
-        return 1 + share * (self.factor - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +217,7 @@ class _Moving(Edit):
         pivot = self._middle if self.pivot is None else torch.tensor(self.pivot)
         return Motion(rotation_of(self.rotation), self.scale, pivot, torch.tensor(self.translation))
 
-    def _met(self, region: Region | None, places: Places) -> tuple[Places, Tensor, Tensor]:
+    def met(self, region: Region | None, places: Places) -> tuple[Places, Tensor, Tensor]:
         """Where what comes to some of the places comes from, which places these are, and how much of it comes."""
         origins = self.motion.back(places.positions)
         share = torch.ones_like(origins[:, :1]) if region is None else region.share(origins)
@@ -250,7 +247,7 @@ class _OfRegion(_Moving):
         return self.region.share(self.motion.back(positions))[:, 0] > 0
 
     def answer(self, below: Ask, places: Places) -> Matter:
-        sources, index, share = self._met(self.region, places)
+        sources, index, share = self.met(self.region, places)
         if len(places) + len(sources) > LARGEST:
             raise InputError("--edits bring copies of copies of nearly everything: too many to be asked for.")
         # Asked in one go: one after another, many moves would ask for few places very often.
@@ -331,7 +328,7 @@ class Inserted(Edit):
 
     def answer(self, below: Ask, places: Places) -> Matter:
         matter = below(places)
-        sources, index, share = self.edit._met(self.edit.region, places)
+        sources, index, share = self.edit.met(self.edit.region, places)
         return matter.mixed_with(self.other(sources).times(share), index) if len(index) else matter
 
 
