@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pvd_nerfstudio.edits.place import Ask, Matter, Motion, Places
+from pvd_nerfstudio.edits.place import EVERYWHERE, Ask, Matter, Motion, Places
 from pvd_nerfstudio.edits.regions import Region, Vector, rotation_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import ANY, SHARE, Ranges, above, at_least, between, inside
 
-EVERYWHERE = torch.tensor([[-torch.inf] * 3, [torch.inf] * 3])
 LARGEST = 1 << 23
 """Places that may be asked at once: copies of copies of everything would be endless."""
 LUMINANCE = (0.2126, 0.7152, 0.0722)

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+EVERYWHERE = torch.tensor([[-torch.inf] * 3, [torch.inf] * 3])
+"""The box that has no end."""
+
 
 @dataclass(frozen=True)
 class Motion:
@@ -38,7 +41,7 @@ class Motion:
     def bounds(self, box: Float[Tensor, "2 3"]) -> Float[Tensor, "2 3"]:
         """A box around where a box goes."""
         if not box.isfinite().all():
-            return torch.tensor([[-torch.inf] * 3, [torch.inf] * 3])
+            return EVERYWHERE
         corners = self(torch.cartesian_prod(*box.cpu().T))
         return torch.stack([corners.amin(dim=0), corners.amax(dim=0)])
 

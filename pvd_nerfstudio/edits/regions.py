@@ -4,7 +4,6 @@ An edge is soft over a width that lies half within the region's surface and half
 the region in part.
 """
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from viser.transforms import SO3
 
+from pvd_nerfstudio.edits.place import EVERYWHERE
 from pvd_nerfstudio.input.ranges import ANY, Ranges, above, at_least
 
 Vector = tuple[float, float, float]
@@ -37,7 +37,7 @@ class Region:
     @property
     def bounds(self) -> Float[Tensor, "2 3"]:
         """A box around it, its edge included; infinite where the region is."""
-        return torch.tensor([[-math.inf] * 3, [math.inf] * 3])
+        return EVERYWHERE
 
     @property
     def parts(self) -> list[Float[Tensor, "2 3"]]:

@@ -5,6 +5,7 @@ by the teacher's own renderer, which knows of none.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -30,10 +31,10 @@ class EditedVolume(FieldAdapter):
         super().__init__(plain.model)
         self._plain = plain
         others = iter(inserted)
-        self._edits = [edit.into(_asked(next(others))) if isinstance(edit, Insert) else edit for edit in edits]
         self._ask = _asked(plain)
-        for edit in self._edits:
-            self._ask = _edited(edit, self._ask)
+        for edit in edits:
+            able = edit.into(_asked(next(others))) if isinstance(edit, Insert) else edit
+            self._ask = partial(able.answer, self._ask)
 
     @property
     def has_datas_box(self) -> bool:  # type: ignore[override]
@@ -63,10 +64,6 @@ class EditedVolume(FieldAdapter):
 
     def color_head(self) -> dict[str, Tensor] | None:
         return self._plain.color_head()
-
-
-def _edited(edit: Edit, below: Ask) -> Ask:
-    return lambda places: edit.answer(below, places)
 
 
 def _asked(plain: FieldAdapter) -> Ask:

@@ -95,7 +95,21 @@ def test_what_is_changed_is_seen_and_saved_and_undone(opened: Any, panel: Any) -
     panel._undo()
     assert panel.entries == [] and torch.equal(scene.get_outputs_for_camera(camera)["accumulation"], plain)
     panel._save()
-    assert read_edits(path) == () and len(read_edits(path.with_name("edits.json.before"))) == 1
+    assert read_edits(path) == ()
+
+
+def test_a_file_that_was_there_is_kept_however_often_one_saves(panel: Any, tmp_path: Path) -> None:
+    path = tmp_path / "edits.json"
+    mine = [as_text(parse(json.dumps({"version": 1, "edits": [ENTRIES[number]]}), "mine")) for number in (0, 4)]
+    panel._path.value = str(path)
+    for number, text in enumerate(mine):
+        path.write_text(text)
+        panel._written.clear()  # as another program's
+        for _ in range(2):
+            panel._add()
+            panel._save()
+        assert (tmp_path / f"edits.json.before{number or ''}").read_text() == text
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_cells_of_what_is_moved_need_no_query(opened: Any, panel: Any) -> None:

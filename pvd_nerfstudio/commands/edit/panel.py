@@ -6,6 +6,7 @@ the same errors.
 
 import copy
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ class EditPanel(nn.Module):
         self._before: list[list[Entry]] = []
         self._chosen = len(self._entries) - 1
         self._given: dict[str, Any] = {}
+        self._written: set[Path] = set()
         self.control = Handles(self._handle_moved)
         self.control.when_ready(self._refresh)
         self._list = ViewerDropdown("Edit", NONE, [NONE], cb_hook=lambda _: self._choose())
@@ -217,7 +219,7 @@ class EditPanel(nn.Module):
         self._take([*self.entries, region], len(self._entries))
 
     def _save(self) -> None:
-        """Write the file; one that is there is kept beside it, under another name."""
+        """Write the file; what was there before this program wrote it is kept beside it, under a name of its own."""
         path = Path(self._path.value)
         try:
             path = path.expanduser()
@@ -227,9 +229,11 @@ class EditPanel(nn.Module):
                 read_edits(path)  # nothing else is replaced
             text = as_text(parse(json.dumps({"version": 1, "edits": self._entries}), "This"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            if path.exists() and path.read_text("utf8") != text:
-                path.replace(path.with_name(path.name + ".before"))
+            if path.exists() and path not in self._written and path.read_text("utf8") != text:
+                names = (path.with_name(f"{path.name}.before{number or ''}") for number in count())
+                path.replace(next(name for name in names if not name.exists()))
             path.write_text(text, "utf8")
+            self._written.add(path)
         except (InputError, OSError, RuntimeError, ValueError) as error:
             self._say(f"Not saved: {error}")
             return
