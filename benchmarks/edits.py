@@ -1,7 +1,7 @@
 """Edits that are carried from one architecture to another: what comes of them, in numbers.
 
-Trains conversions by the clock (`benchmarks.arm`) into a folder, one after another, and measures them. What is in the
-folder already is not trained again.
+Runs `pvd convert --minutes 5` as a user types it, one conversion after another, and measures what comes of them. What is
+in the folder already is not converted again.
 
     python -m benchmarks.edits --vm ../shared/teachers/lego-vm --hash ../shared/teachers/lego-hash --folder edits
 """
@@ -57,7 +57,8 @@ LEGO = torch.tensor([[-0.75, -1.25, -0.55], [0.75, 1.25, 1.1]])
 """A box around what there is in the scene, and the one that its cameras look into."""
 SCENE = torch.tensor([[-1.5] * 3, [1.5] * 3])
 PIXELS, VIEWS = 2000, 20
-STEPS = {"hash": 1200, "mlp": 1400, "sparse": 900}
+PAIRS = 31
+"""Of timed queries."""
 Render = Callable[[RayBundle], Tensor]
 
 
@@ -71,15 +72,13 @@ class Benchmark:
     """The teacher that is inserted beside it."""
     folder: Path
     """For runs, and for the table, table.json."""
-    seconds: float = 300.0
+    minutes: float = 5.0
     """Of each conversion."""
-    shorter: float = 1.0
-    """Factor of the steps, for machines that take fewer in that time."""
 
     def run(self) -> None:
         """All."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        insert = {"kind": "insert", "run": str(self.hash.absolute()), "translation": BESIDE}
+        insert = {"kind": "insert", "run": str(self.hash.absolute()), "region": WHOLE, "translation": BESIDE}
         plain = self._made("plain", self.vm, "hash")
         erased = self._made("erased", self.vm, "hash", ERASE)
         moved = self._made("moved", self.vm, "hash", MOVE)
@@ -102,16 +101,14 @@ class Benchmark:
     def _made(self, name: str, teacher: Path, student: str, *edits: dict[str, Any]) -> Path:
         """A conversion, with edits."""
         folder = self.folder / name
-        run = folder / "arm" / "pvd-distill" / "run"
-        if not run.exists():
+        if not folder.exists():
             path = self.folder / f"{name}.edits.json"
             path.write_text(json.dumps({"version": 1, "edits": edits}), "utf8")
-            words = ["--name", "none", "--teacher", str(teacher), "--student", student, "--keep", str(folder)]
-            words += ["--steps", str(round(self.shorter * STEPS[student])), "--seconds", str(self.seconds)]
-            words += ["--times", "60", "--output", str(self.folder / f"{name}.json")]
-            words += [f"--options=--edits {path}"] if edits else []
-            subprocess.run([sys.executable, "-m", "benchmarks.arm", *words], check=True)
-        return run
+            words = ["convert", str(teacher), "--to", student, "--minutes", str(self.minutes)]
+            words += ["--output-dir", str(folder), *(["--edits", str(path)] if edits else [])]
+            subprocess.run([sys.executable, "-m", "pvd_nerfstudio.commands.main", *words], check=True)
+        (config,) = folder.rglob("config.yml")
+        return config.parent
 
 
 def vars_of(plain: Path, edited: Path) -> list[tuple[str, Path]]:
@@ -283,7 +280,7 @@ def query_ratios(run: Path) -> dict[str, float]:
     teacher, found = FrozenTeacher(find_run(run), "cpu"), {}
     for name, entries in kinds.items():
         ratios = []
-        for _ in range(7):
+        for _ in range(PAIRS):
             taken = []
             for some in ((), edits_of(*entries)):
                 teacher.edit(some)
@@ -291,7 +288,7 @@ def query_ratios(run: Path) -> dict[str, float]:
                 teacher.query(samples)
                 taken.append(time.perf_counter() - start)
             ratios.append(taken[1] / taken[0])
-        found[name] = sorted(ratios)[3]
+        found[name] = sorted(ratios)[PAIRS // 2]
     return found
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import tyro
 from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
-from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.trainer import TrainerConfig
 
 from pvd_nerfstudio.data.datamanager import TeacherDataParserConfig
@@ -18,7 +17,7 @@ from pvd_nerfstudio.data.orbit import OrbitDataParserConfig, cameras_of_path
 from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.data.taken_over import with_options_of
-from pvd_nerfstudio.edits.file import MOST, as_text, parse_saved, read_edits
+from pvd_nerfstudio.edited import take_over_edits
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.help import hide, tell_defaults
@@ -30,7 +29,7 @@ from pvd_nerfstudio.rendering.space import Space
 from pvd_nerfstudio.student.memory import check_fits
 from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import BUILT_IN, STUDENTS, StudentName
-from pvd_nerfstudio.teacher.adapters import FAR, NEAR, adapter_of, space_of
+from pvd_nerfstudio.teacher.adapters import adapter_of, space_of
 from pvd_nerfstudio.teacher.checkpoint import (
     TeacherRun,
     checkpoint_folder,
@@ -38,7 +37,7 @@ from pvd_nerfstudio.teacher.checkpoint import (
     find_run,
     stored_state,
 )
-from pvd_nerfstudio.teacher.scene_box import completed, saved_scene_box
+from pvd_nerfstudio.teacher.scene_box import saved_scene_box
 from pvd_nerfstudio.training.optimizers import (
     AdamWOptimizerConfig,
     CosineSchedulerConfig,
@@ -222,35 +221,8 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
                 "lives in a box. Choose white, black or random, or --pipeline.model.contracted True."
             )
         model.student = self.student
-        self._take_over_edits(taught, box)
-
-    def _take_over_edits(self, taught: Any, box: SceneBox | None) -> None:
-        """What is done to the teacher's volume, and what had been done to its own teachers'.
-
-        Args:
-            taught: the teacher's data manager.
-            box: the scene box among its weights.
-        """
-        pipeline, data, model = self.pipeline, self.pipeline.datamanager, self.pipeline.model
         pipeline.edits = self.edits or pipeline.edits
-        edits = () if pipeline.edits is None else completed(read_edits(pipeline.edits))
-        texts = [getattr(taught, name, "") for name in ("earlier_edits", "edits")]
-        earlier = [edit for text in texts for edit in parse_saved(text)]
-        if len(earlier) + len(edits) > MOST:
-            raise InputError(f"--edits: with those of earlier conversions there would be more than {MOST}.")
-        data.earlier_edits, data.edits = (as_text(some) if some else "" for some in (earlier, edits))
-        data.bounded = not model.contracted
-        if earlier and box is not None:
-            data.frame_box = tuple(box.aabb.flatten().tolist())
-        if not edits:
-            return
-        say(f"The teacher's volume is edited first, as {pipeline.edits} says: {', '.join(e.kind for e in edits)}.")
-        if data.bounded and not {"move", "copy", "insert"}.isdisjoint(edit.kind for edit in edits):
-            model.near_plane, model.far_plane = min(model.near_plane or NEAR, NEAR), max(model.far_plane or FAR, FAR)
-        if not data.orbit.is_on_path:  # pseudo views look at what there is now
-            data.orbit = replace(data.orbit, region=None, radius=OrbitDataParserConfig().radius)
-            if isinstance(data.dataparser, OrbitDataParserConfig):
-                data.dataparser = data.orbit
+        take_over_edits(pipeline, run)
 
     def _choose_data(self, dataparser: DataParserConfig, space: Space) -> None:
         """The teacher's dataparser unless there is another, with the path of `--data` if that is given."""

@@ -156,6 +156,7 @@ class Convert:
         words += [] if steps is None else ["--max-num-iterations", str(steps)]
         words += [] if self.data is None else ["--data", str(self.data)]
         words += [] if self.edits is None else ["--edits", str(self.edits)]
+        words += [] if self.target_mb is None else ["--pipeline.keep-detail", "False"]
         config = tyro.cli(AnnotatedBaseConfigUnion, args=words)
         assert isinstance(config, PVDTrainerConfig)
         return config

@@ -21,6 +21,7 @@ from torch import Tensor
 from pvd_nerfstudio.distillation.bank import chunks_until
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.pipeline.fit_step import SCHEDULE
 from pvd_nerfstudio.rendering.harmonics import draw
 from pvd_nerfstudio.rendering.splatting import view_at
 from pvd_nerfstudio.student.fields.base import FieldConfig, StudentField
@@ -75,8 +76,8 @@ class Trial:
 
     def hand_on(self, config: PVDTrainerConfig) -> None:
         """Let a run take on in a step what was timed here."""
-        method = config.pipeline.distillation
-        method.rays_per_step, method.points_per_step = self.method.rays_per_step, self.method.points_per_step
+        for name in ("rays_per_step", "points_per_step", *SCHEDULE):
+            setattr(config.pipeline.distillation, name, getattr(self.method, name))
         config.pipeline.model.train_step_factor = self.factor
         config.pipeline.is_step_open = False
 

@@ -20,6 +20,8 @@ from pvd_nerfstudio.input.ranges import ANY, SHARE, Ranges, above, at_least, bet
 
 LARGEST = 1 << 23
 """Places that may be asked at once: copies of copies of everything would be endless."""
+WORTH_LEAVING_OUT = 0.8
+"""Share of places with something left under which the others are not asked for."""
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 """Of red, green and blue (ITU-R BT.709)."""
 
@@ -249,12 +251,17 @@ class _OfRegion(_Moving):
         sources, index, share = self.met(self.region, places)
         if len(places) + len(sources) > LARGEST:
             raise InputError("--edits bring copies of copies of nearly everything: too many to be asked for.")
+        left = self._left(places)
+        held = left[:, 0].nonzero()[:, 0]
+        is_sparse = len(held) < WORTH_LEAVING_OUT * len(places)
+        asked = places[held] if is_sparse else places
         # Asked in one go: one after another, many moves would ask for few places very often.
-        matter, brought = below(places.and_also(sources)).parted(len(places))
-        return self._left(matter, places).mixed_with(brought.times(share), index)
+        matter, brought = below(asked.and_also(sources)).parted(len(asked))
+        matter = matter.times(left[held]).at(held, len(places)) if is_sparse else matter.times(left)
+        return matter.mixed_with(brought.times(share), index)
 
-    def _left(self, matter: Matter, places: Places) -> Matter:
-        """What is left where it is taken from."""
+    def _left(self, places: Places) -> Float[Tensor, "places 1"]:
+        """How much is left where it is taken from."""
         raise NotImplementedError
 
 
@@ -264,9 +271,8 @@ class Copy(_OfRegion):
 
     kind = "copy"
 
-    def _left(self, matter: Matter, places: Places) -> Matter:
-        del places
-        return matter
+    def _left(self, places: Places) -> Float[Tensor, "places 1"]:
+        return torch.ones_like(places.positions[:, :1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,8 +281,8 @@ class Move(_OfRegion):
 
     kind = "move"
 
-    def _left(self, matter: Matter, places: Places) -> Matter:
-        return matter.times(1 - self.region.share(places.positions))
+    def _left(self, places: Places) -> Float[Tensor, "places 1"]:
+        return 1 - self.region.share(places.positions)
 
     def changes(self, positions: Float[Tensor, "places 3"]) -> Bool[Tensor, "places"]:
         return super().changes(positions) | (self.region.share(positions)[:, 0] > 0)

@@ -120,6 +120,14 @@ class Matter:
         first, others = ([None if value is None else value[part] for value in values] for part in _parts(count))
         return Matter(*first), Matter(*others)  # type: ignore[arg-type]
 
+    def at(self, index: Int[Tensor, "places"], count: int) -> "Matter":
+        """The same as some of so many places; at the others there is nothing, whose feature means nothing."""
+        density, rgb, feature = (
+            None if value is None else value.new_full((count, value.shape[1]), filling).index_copy(0, index, value)
+            for value, filling in ((self.density, 0.0), (self.rgb, 0.0), (self.feature, torch.nan))
+        )
+        return Matter(density, rgb, feature)  # type: ignore[arg-type]
+
     def without_feature(self, changed: Bool[Tensor, "places"] | Int[Tensor, "some"]) -> "Matter":
         """The same, where the colour no longer follows from the feature at some of the places."""
         if self.feature is None:

@@ -18,6 +18,8 @@ from pvd_nerfstudio.input.ranges import ANY, Ranges, above, at_least
 
 Vector = tuple[float, float, float]
 Numbers = Float[Tensor, "3"]
+ROUNDING = 1e-5
+"""Share of its coordinates by which a box around something is larger, so that nothing of it is lost."""
 
 
 class Region:
@@ -176,11 +178,21 @@ class Union(Region):
         return None if self.of else "of is empty: a union needs a region"
 
     def share(self, positions: Float[Tensor, "places 3"]) -> Float[Tensor, "places 1"]:
-        """That of the region that has most of the position."""
-        share = self.of[0].share(positions)
+        """That of the region that has most of the position; asked within a box around all alone."""
+        low, high = self._around.to(positions)
+        near = ((positions >= low) & (positions <= high)).all(dim=-1).nonzero()[:, 0]
+        asked = positions[near]
+        share = self.of[0].share(asked)
         for region in self.of[1:]:
-            share = torch.maximum(share, region.share(positions))
-        return share
+            share = torch.maximum(share, region.share(asked))
+        return torch.zeros_like(positions[:, :1]).index_copy(0, near, share)
+
+    @cached_property
+    def _around(self) -> Float[Tensor, "2 3"]:
+        """The bounds, and what rounding may add to them."""
+        low, high = self.bounds
+        spare = ROUNDING * torch.maximum(low.abs(), high.abs())
+        return torch.stack([low - spare, high + spare])
 
     @property
     def middle(self) -> Numbers:

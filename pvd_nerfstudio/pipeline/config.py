@@ -7,9 +7,10 @@ import tyro
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 
 from pvd_nerfstudio.data.datamanager import DistillationDataManagerConfig
+from pvd_nerfstudio.data.orbit import Box
 from pvd_nerfstudio.distillation.active.levels import ActiveLearningConfig
 from pvd_nerfstudio.distillation.stages import DistillationConfig
-from pvd_nerfstudio.input.ranges import at_least, inside
+from pvd_nerfstudio.input.ranges import ANY, at_least, inside
 from pvd_nerfstudio.student.model import StudentModelConfig
 
 
@@ -24,7 +25,7 @@ def _pipeline() -> type:
 class DistillationPipelineConfig(VanillaPipelineConfig):
     """A teacher, a student and how the one becomes the other."""
 
-    ranges = {"occupancy_threshold": inside(0, 1), "steps": at_least(0), "seed": at_least(0)}
+    ranges = {"occupancy_threshold": inside(0, 1), "sized_for": ANY, "steps": at_least(0), "seed": at_least(0)}
 
     _target: type = field(default_factory=_pipeline)
     datamanager: DistillationDataManagerConfig = field(default_factory=DistillationDataManagerConfig)
@@ -41,6 +42,11 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Tells the teacher's weights from all others'; set at the hand-over."""
     edits: Path | None = None
     """What to do with the teacher's volume first; also --edits."""
+    keep_detail: bool = True
+    """Whether cells and samples stay as small where edits enlarge the scene box: along its sides there are more cells
+    then than the sizes say, up to twice as many."""
+    sized_for: tyro.conf.Suppress[Box | None] = None
+    """The scene box that the sizes were for."""
     occupancy_threshold: float | None = None
     """Opacity of one sample from which on a cell of the occupancy grid is kept; left out: 0.02, and 0.01 in contracted
     space, where rays pass through more of what is thin."""
@@ -48,7 +54,8 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Ask a teacher of Gaussians at points, too; otherwise its pictures and their depth are distilled alone."""
     fit_step: bool = True
     """Choose rays a step and the length of training's samples where they are left at their defaults: in contracted
-    space by how many samples rays have, on a GPU by how long a step takes."""
+    space by how many samples rays have, with edits by how much they have brought in, on a GPU by how long a step
+    takes."""
     inherit_color_head: bool = True
     """Start with the teacher's colour head where its shape fits."""
     is_step_open: tyro.conf.Suppress[bool] = False

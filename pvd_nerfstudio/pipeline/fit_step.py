@@ -2,6 +2,7 @@
 
 In contracted space rays have several times the samples that they have through an object. There samples are longer,
 and on a CPU rays fewer, so that a step costs about as much everywhere; by a count, which comes out the same each time.
+Where edits have brought in a second thing there is twice as much to learn: rays, points and chunks are more.
 A GPU is busy with the start of its kernels where steps are small: there they have more rays and points, by a timing.
 """
 
@@ -14,6 +15,8 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Generator
 
 from pvd_nerfstudio.distillation.stages import DistillationConfig
+from pvd_nerfstudio.edits.file import Edits
+from pvd_nerfstudio.edits.kinds import Copy, Insert, any_changes
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.processes import numbers_of_first
 from pvd_nerfstudio.student.model import StudentModel
@@ -29,6 +32,10 @@ LONGEST = 2.5
 """How much longer they may be than in images."""
 FEWEST = 1 / 2
 """Of the rays of a step, those that are left at least."""
+HARDLY_MORE, MOST_MORE = 1.1, 4.0
+"""Times as much as without edits: from where on it counts, and up to where."""
+SCHEDULE = "start_chunks", "first_chunks", "fill_every", "refresh_every"
+"""Of the bank: when chunks come."""
 WIDER = (1, 2, 4, 8, 16)
 """How many times as many rays a step of a GPU may have."""
 SLOWER = 1.3
@@ -56,6 +63,41 @@ def fit_samples(student: StudentModel, method: DistillationConfig, draw_rays: Dr
         f"In training rays have {each:.0f} samples, {config.train_step_factor:g} times as long as in images, and a "
         f"step {method.rays_per_step:,} rays (--pipeline.model.train-step-factor, "
         "--pipeline.distillation.rays-per-step)."
+    )
+
+
+def fit_to_edits(student: StudentModel, method: DistillationConfig, edits: Edits) -> None:
+    """Let a step have as many more rays and points as there is more to learn by what edits have brought in.
+
+    Args:
+        student: whose occupied cells say how much there is.
+        method: whose `rays_per_step` and `points_per_step` may grow; new chunks come faster then.
+        edits: of the teacher's volume.
+    """
+    grid = student.grid
+    bringing = [edit for edit in edits if isinstance(edit, (Copy, Insert))]
+    middles = grid.to_world((grid.occupied.nonzero() + 0.5) / grid.resolution)
+    brought = any_changes(bringing, middles).float().mean().item()
+    (more,) = numbers_of_first([min(1 / max(1 - brought, 1 / MOST_MORE), MOST_MORE)], student.device)
+    if more < HARDLY_MORE:
+        return
+    usual, named = DistillationConfig().resolved(student.config.chosen.preferred), vars(method).copy()
+    method.rays_per_step, method.points_per_step = (
+        round(more * count) for count in (method.rays_per_step, method.points_per_step)
+    )
+    method.start_chunks, method.first_chunks = (
+        min(round(more * count), method.chunks) for count in (method.start_chunks, method.first_chunks)
+    )
+    method.fill_every, method.refresh_every = (
+        max(1, round(steps / more)) for steps in (method.fill_every, method.refresh_every)
+    )
+    for name in SCHEDULE:
+        if named[name] != getattr(usual, name):  # the user's
+            setattr(method, name, named[name])
+    say(
+        f"Edits make {more:.2g} times as much of what there is to learn: a step has {method.rays_per_step:,} rays or "
+        f"{method.points_per_step:,} points, and new chunks come every {method.refresh_every:,} steps "
+        "(--pipeline.fit-step)."
     )
 
 

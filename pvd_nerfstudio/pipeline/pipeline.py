@@ -16,11 +16,12 @@ from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLear
 from pvd_nerfstudio.distillation.bank import Source, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import LossWeights, Stage
+from pvd_nerfstudio.edits.file import parse_saved
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
-from pvd_nerfstudio.pipeline.fit_step import fit_samples, fit_to_gpu
+from pvd_nerfstudio.pipeline.fit_step import fit_samples, fit_to_edits, fit_to_gpu
 from pvd_nerfstudio.pipeline.handover import compare_renderings, equip, load_teacher, meet, point_answers
 from pvd_nerfstudio.pipeline.picture_source import PictureSource, picture_size, sow
 from pvd_nerfstudio.pipeline.picture_step import PictureStep
@@ -173,6 +174,7 @@ class DistillationPipeline(StudentPipeline):
         config, data = self.config, self.datamanager
         if config.model.contracted:
             fit_samples(self.student, config.distillation, data.draw_rays, config.seed)
+        fit_to_edits(self.student, config.distillation, parse_saved(config.datamanager.edits))
         if self.student.device.type == "cuda":
             fit_to_gpu(self.student, config.distillation, data.draw_rays, config.seed, self._in_half)
         config.is_step_open = False

@@ -178,6 +178,18 @@ class StudentModelConfig(StudentSizes):
         if self.contracted:
             self.disparity_from = self.disparity_from or self.scale * min(max(BEND, bend / self.scale), LARGEST_BEND)
 
+    def enlarge(self, box: Float[Tensor, "2 3"], factor: float) -> None:
+        """Keep cells and samples as small as they are in a scene box, in one with longer sides.
+
+        Args:
+            box: the one that the sizes are for.
+            factor: how much longer the sides are at most.
+        """
+        self.render_step_size = self.spacing(box).step_size
+        self.grid_resolution = math.ceil(factor * self.grid_resolution)
+        for config in (self.chosen, *self.chosen_parts.values()):
+            config.enlarge(factor)
+
     def spacing(self, aabb: Float[Tensor, "2 3"]) -> Spacing:
         """How long samples are in images of a scene."""
         scale = self.scale or 1.0

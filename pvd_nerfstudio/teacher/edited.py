@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pvd_nerfstudio.edits.kinds import Edit, Insert
 from pvd_nerfstudio.edits.place import Ask, Matter, Places
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.adapters import Answer, FieldAdapter, log_of
 from pvd_nerfstudio.teacher.samples import ball_samples
 
@@ -25,13 +26,20 @@ class EditedVolume(FieldAdapter):
         plain: the adapter of the teacher.
         edits: what is done to its volume, in their order.
         inserted: for each `insert` among them, the adapter of its run.
+        within: a grid outside which the teacher counts as empty.
     """
 
-    def __init__(self, plain: FieldAdapter, edits: Sequence[Edit], inserted: Sequence[FieldAdapter]) -> None:
+    def __init__(
+        self,
+        plain: FieldAdapter,
+        edits: Sequence[Edit],
+        inserted: Sequence[FieldAdapter],
+        within: OccupancyGrid | None = None,
+    ) -> None:
         super().__init__(plain.model)
         self._plain = plain
         others = iter(inserted)
-        self._ask = _asked(plain)
+        self._ask = _asked(plain, within)
         for edit in edits:
             able = edit.into(_asked(next(others))) if isinstance(edit, Insert) else edit
             self._ask = partial(able.answer, self._ask)
@@ -66,23 +74,31 @@ class EditedVolume(FieldAdapter):
         return self._plain.color_head()
 
 
-def _asked(plain: FieldAdapter) -> Ask:
-    """What a family answers; nothing outside its grid, nor outside its scene box unless space is contracted."""
+def _asked(plain: FieldAdapter, within: OccupancyGrid | None = None) -> Ask:
+    """What a family answers; nothing outside its grids, nor outside its scene box unless space is contracted."""
+    grids = [grid for grid in (plain.grid, within) if grid is not None]
     contracted = plain.space(plain.model.config).contracted
 
+    def answered(places: Places) -> Matter:
+        samples = _samples_of(places)
+        if not places.wants_color:
+            return Matter(plain.density_of(samples))
+        answer = plain.query(samples)
+        return Matter(answer.log_density.exp(), answer.rgb, answer.feature)
+
     def ask(places: Places) -> Matter:
-        samples, positions = _samples_of(places), places.positions
-        if places.wants_color:
-            answer = plain.query(samples)
-            matter = Matter(answer.log_density.exp(), answer.rgb, answer.feature)
-        else:
-            matter = Matter(plain.density_of(samples))
-        if plain.grid is not None:
-            matter = matter.times(plain.grid.contains(positions)[:, None])
+        positions = places.positions
+        inside = torch.ones_like(positions[:, 0], dtype=torch.bool)
         if not contracted:
             low, high = plain.model.scene_box.aabb.to(positions)
-            matter = matter.times(((positions >= low) & (positions <= high)).all(dim=-1, keepdim=True))
-        return matter
+            inside = ((positions >= low) & (positions <= high)).all(dim=-1)
+        for grid in grids:
+            inside &= grid.contains(positions)
+        if inside.all():
+            return answered(places)
+        # One at least, which says how wide a feature is.
+        index = inside.nonzero()[:, 0] if inside.any() else inside.new_zeros(1, dtype=torch.long)
+        return answered(places[index]).times(inside[index][:, None]).at(index, len(places))
 
     return ask
 

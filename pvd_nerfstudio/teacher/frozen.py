@@ -89,8 +89,12 @@ class FrozenTeacher:
         if edits:
             self.edit(edits)
 
-    def edit(self, edits: Edits) -> None:
+    def edit(self, edits: Edits, within: OccupancyGrid | None = None) -> None:
         """From now on answer with the edited volume, whatever was edited before.
+
+        Args:
+            edits: in their order.
+            within: a grid outside which the volume that is edited counts as empty, so that nobody is asked there.
 
         Raises:
             InputError: it does not answer at points, or a run to be inserted does not; nothing has changed then.
@@ -101,7 +105,7 @@ class FrozenTeacher:
                 "into a student first, and edit that."
             )
         others = [self.inserted(edit.run)._adapter for edit in edits if isinstance(edit, Insert)]
-        self._adapter = EditedVolume(self._plain, edits, others) if edits else self._plain
+        self._adapter = EditedVolume(self._plain, edits, others, within) if edits else self._plain
         self.edits = edits
 
     def inserted(self, place: Path) -> "FrozenTeacher":

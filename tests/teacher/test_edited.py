@@ -200,6 +200,42 @@ def test_another_run_is_inserted(teacher: Run, erased: Any, tmp_path: Path) -> N
     torch.testing.assert_close(both.density(moved, 0.01), other.densities(asked, 0.01), rtol=1e-4, atol=1e-4)
 
 
+def test_cells_and_samples_stay_as_small_in_a_larger_box(erased: Any, tmp_path: Path) -> None:
+    """Also in the next conversion of the chain; sizes are taken as they are where detail need not be kept."""
+    low, high = erased.pipeline.student.field.aabb
+    side = float((high - low).max())
+    (far, near) = ([-shift * side, 0, 0] for shift in (40.0, 0.25))
+    copies = {shift[0]: written(tmp_path / str(shift[0]), {"kind": "copy", "region": LEFT, "translation": shift})
+              for shift in (far, near)}  # fmt: skip
+    left_out = ("--pipeline.model.render-step-size", "None")
+    options = (
+        "--teacher-checkpoint",
+        str(erased.base_dir),
+        "--student",
+        "sparse",
+        *left_out,
+        "--edits",
+        copies[near[0]],
+    )
+    config = distil_config(tmp_path / "run", *options)
+    plain = distil_config(tmp_path / "run", *options, "--pipeline.keep-detail", "False").pipeline.model
+    model, length = config.pipeline.model, float((high - low).norm()) / 400
+    assert model.render_step_size == pytest.approx(length) and plain.render_step_size is None
+    assert model.grid_resolution == pytest.approx(1.25 * plain.grid_resolution, abs=1)
+    assert model.sparse.resolution == pytest.approx(1.25 * plain.sparse.resolution, abs=4)
+    assert model.sparse.resolution % 4 == 0
+    student = start(config).pipeline.student
+    assert student.grid.resolution == model.grid_resolution and student.spacing.step_size == pytest.approx(length)
+    trained = start(distil_config(tmp_path / "next", *options, "--max-num-iterations", "2"))
+    following = ("--teacher-checkpoint", str(start_and_save(trained)), "--student", "vm", *left_out)
+    after = distil_config(tmp_path / "last", *following).pipeline
+    assert after.model.render_step_size == pytest.approx(length)
+    assert after.model.vm.resolution == pytest.approx(1.25 * plain.vm.resolution, abs=1)
+    assert after.sized_for == config.pipeline.sized_for == pytest.approx(torch.stack([low, high]).flatten().tolist())
+    most = distil_config(tmp_path / "far", *options[:-1], copies[far[0]]).pipeline.model
+    assert most.grid_resolution == 2 * plain.grid_resolution, "no more than twice as many"
+
+
 def test_a_box_that_is_not_to_grow(teacher: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edits = written(tmp_path, {"kind": "move", "region": LEFT, "translation": [9.0, 0, 0]})
     options = ("--teacher-checkpoint", str(teacher.folder), "--edits", edits)

@@ -73,7 +73,7 @@ class EditedScene(nn.Module):
             return
         self._shown = None  # the viewer may interrupt what follows at any line
         samples = self._through(edits)
-        self.teacher.edit(edits)
+        self.teacher.edit(edits, self._plain.grid)
         self._samples, self._shown = samples, edits
 
     @torch.no_grad()

@@ -41,6 +41,14 @@ class FieldConfig(InstantiateConfig):
     ladder: ClassVar[tuple[dict[str, Any], ...]] = ()
     """Sizes from small to large, for a file of a given size."""
 
+    along_a_side: ClassVar[tuple[str, ...]] = ()
+    """Sizes that are numbers of cells along each side of the scene box."""
+
+    def enlarge(self, factor: float) -> None:
+        """Keep cells as small in a scene box with longer sides."""
+        for name in self.along_a_side:
+            setattr(self, name, math.ceil(factor * getattr(self, name)))
+
     @property
     def learning_rate(self) -> float:
         """The learning rate that suits these sizes; tables and factors of all kinds measured best with this one."""

@@ -30,6 +30,7 @@ class HashFieldConfig(FeatureFieldConfig):
         "hidden_dim": COUNT,
     }
     sizes = {"small": {"log2_hashmap_size": 15}, "medium": {"log2_hashmap_size": 17}}
+    along_a_side = "base_res", "max_res"
     ladder = tuple({"log2_hashmap_size": size} for size in range(8, 25))
 
     _target: type = field(default_factory=lambda: HashField)

@@ -43,6 +43,7 @@ class LowRankFieldConfig(FeatureFieldConfig):
         "small": {"resolution": 128, "start_resolution": 64},
         "medium": {"resolution": 200, "start_resolution": 128},
     }
+    along_a_side = "resolution", "start_resolution"
     ladder = tuple({"resolution": size, "start_resolution": min(128, size // 2)} for size in range(16, 1025, 8))
 
     _target: type = field(default_factory=lambda: LowRankField)

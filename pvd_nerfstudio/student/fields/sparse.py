@@ -122,6 +122,11 @@ class SparseFieldConfig(FieldConfig):
                 f"choose a multiple of {coarsest}, or fewer subdivisions ({option}.subdivide-at)."
             )
 
+    def enlarge(self, factor: float) -> None:
+        """In whole voxels of the start."""
+        coarsest = 1 << len(self.subdivide_at)
+        self.resolution = coarsest * ceil(factor * self.resolution / coarsest)
+
     def resolution_at(self, progress: float) -> int:
         """Voxels along each side at a share of the run."""
         return self.resolution >> sum(progress < share for share in self.subdivide_at)
