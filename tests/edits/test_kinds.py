@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,6 +83,24 @@ def test_a_soft_edge_lies_half_within_and_half_outside() -> None:
         (edit,) = edits_of({"kind": "erase", "region": region})
         share = edit.region.share(torch.tensor(positions))[:, 0]
         torch.testing.assert_close(share, torch.tensor([1, 1, 0.75, 0.5, 0.25, 0, 0]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("far", [[], [BEHIND]], ids=["bounded", "endless"])
+def test_a_union_has_of_a_place_what_most_of_its_regions_have(far: list[Any]) -> None:
+    """Up to the faces of hard boxes and within soft edges, which reach beyond them."""
+    boxes = [
+        {"kind": "box", "center": [x, 0.3, 0.7], "scale": [0.5, 0.7, 0.4], "rotation": [0, 0.2, x], "edge": edge}
+        for x, edge in ((-0.4, 0.0), (0.3, 0.2), (0.7, 0.0))
+    ]
+    upright = {"kind": "box", "center": [0.1, 0.7, -1.3], "scale": [0.2, 0.2, 0.2]}
+    parts = [*boxes, upright, BALL, *far]
+    corners = torch.cartesian_prod(*[torch.tensor([-0.1, 0.1])] * 3)
+    positions = torch.cat([random_places().positions, torch.tensor([0.1, 0.7, -1.3]) + corners])
+    whole, *each = (
+        edits_of({"kind": "erase", "region": r})[0].region for r in ({"kind": "union", "of": parts}, *parts)
+    )
+    wanted = torch.stack([region.share(positions) for region in each]).amax(dim=0)
+    assert torch.equal(whole.share(positions), wanted) and wanted.any()
 
 
 def test_a_box_is_nerfstudios() -> None:
@@ -235,6 +254,22 @@ def test_copies_of_copies_of_everything_are_refused() -> None:
     copies = [{"kind": "copy", "region": ALL, "translation": [0.1, 0, 0]}] * 30
     with pytest.raises(InputError, match="copies of copies"):
         edited(random_places(), *copies)
+
+
+def test_what_has_been_moved_away_is_not_asked_for() -> None:
+    asked: list[int] = []
+
+    def counted(places: Places) -> Matter:
+        asked.append(len(places))
+        return ball(places)
+
+    (move,) = edits_of({"kind": "move", "region": ALL, "translation": [0.2, 0, 0]})
+    places = random_places()
+    moved = move.answer(counted, places)
+    assert asked == [len(places)], "of each place where it came from, and not what was there"
+    assert torch.equal(
+        moved.density, ball(replace(places, positions=places.positions - torch.tensor([0.2, 0, 0]))).density
+    )
 
 
 def test_moves_in_a_chain_ask_for_few_places_more() -> None:

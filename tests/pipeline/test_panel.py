@@ -130,7 +130,7 @@ def test_the_teacher_is_rendered_for_those_who_look_alone(student: Run, teacher:
     camera = pipeline.datamanager.train_dataset.cameras[:1]
     before = pipeline.comparison.teacher.seconds
     images = pipeline.model.get_outputs_for_camera(camera)
-    assert TEACHER not in images.keys() and TEACHER in images  # noqa: SIM118: who goes through all does not ask
+    assert TEACHER not in images.keys() and TEACHER in images  # noqa: SIM118 - who goes through all does not ask
     everything = images.all_of({"rgb", "depth"})
     assert not everything[TEACHER].any() and not everything["normals"].any()
     assert pipeline.comparison.teacher.seconds == before

@@ -11,6 +11,7 @@ from helpers import refused, start
 from nerfstudio.utils.eval_utils import eval_setup
 from teachers import FAMILIES
 
+from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.edits.file import parse
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.teacher.checkpoint import find_run
@@ -234,6 +235,22 @@ def test_cells_and_samples_stay_as_small_in_a_larger_box(erased: Any, tmp_path: 
     assert after.sized_for == config.pipeline.sized_for == pytest.approx(torch.stack([low, high]).flatten().tolist())
     most = distil_config(tmp_path / "far", *options[:-1], copies[far[0]]).pipeline.model
     assert most.grid_resolution == 2 * plain.grid_resolution, "no more than twice as many"
+
+
+def test_a_step_learns_from_more_where_there_is_more_to_learn(
+    teacher: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scene twice: about twice the rays and points; new chunks come twice as often, unless it is said how often."""
+    insert = {"kind": "insert", "run": str(teacher.folder), "translation": [4.0, 0.0, 0.0]}
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "vm", "--edits", written(tmp_path, insert))
+    left_out = [f"--pipeline.distillation.{name}" for name in ("rays-per-step", "points-per-step")]
+    options = (*options, left_out[0], "-1", left_out[1], "-1", "--pipeline.distillation.refresh-every", "10000")
+    method = start(distil_config(tmp_path / "run", *options)).pipeline.config.distillation
+    usual = DistillationConfig().resolved()
+    assert method.rays_per_step / usual.rays_per_step == pytest.approx(2, abs=0.2)
+    assert method.points_per_step / usual.points_per_step == pytest.approx(2, abs=0.2)
+    assert method.fill_every == usual.fill_every / 2 and method.refresh_every == 10000
+    assert "Edits make 2" in capsys.readouterr().out
 
 
 def test_a_box_that_is_not_to_grow(teacher: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
