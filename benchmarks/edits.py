@@ -1,12 +1,13 @@
 """Edits that are carried from one architecture to another: what comes of them, in numbers.
 
-Runs `pvd convert --minutes 5` as a user types it, one conversion after another, and measures what comes of them. What is
-in the folder already is not converted again.
+Runs `pvd convert --minutes 5` as a user types it, one conversion after another, and measures what comes of them. What
+is in the folder already is not converted again.
 
     python -m benchmarks.edits --vm ../shared/teachers/lego-vm --hash ../shared/teachers/lego-hash --folder edits
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -105,8 +106,11 @@ class Benchmark:
             path = self.folder / f"{name}.edits.json"
             path.write_text(json.dumps({"version": 1, "edits": edits}), "utf8")
             words = ["convert", str(teacher), "--to", student, "--minutes", str(self.minutes)]
-            words += ["--output-dir", str(folder), *(["--edits", str(path)] if edits else [])]
+            unfinished = self.folder / "unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            words += ["--output-dir", str(unfinished), *(["--edits", str(path)] if edits else [])]
             subprocess.run([sys.executable, "-m", "pvd_nerfstudio.commands.main", *words], check=True)
+            unfinished.rename(folder)
         (config,) = folder.rglob("config.yml")
         return config.parent
 

@@ -17,7 +17,7 @@ from pvd_nerfstudio.data.orbit import OrbitDataParserConfig, cameras_of_path
 from pvd_nerfstudio.data.poses import find
 from pvd_nerfstudio.data.reviewed import reading, review
 from pvd_nerfstudio.data.taken_over import with_options_of
-from pvd_nerfstudio.edited import take_over_edits
+from pvd_nerfstudio.edited_config import take_over_edits
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.bounded import most_numbers
 from pvd_nerfstudio.input.help import hide, tell_defaults
@@ -371,17 +371,18 @@ class PVDTrainerConfig(TrainerConfig, Conversion):
         for config in chosen.values():
             config.settle(self.machine.device_type)
         model.check("--pipeline.model")
+        way_out = ", or leave them as they are with --pipeline.keep-detail False" if self.pipeline.sized_for else ""
         check_fits(
             sum(getattr(model, name).training_bytes for name in (model.student, *model.chosen.composed_of)),
             self.machine.device_type,
             f"A {model.student} student of these sizes",
-            f"Lower the sizes: {', '.join(f'--pipeline.model.{name}.*' for name in chosen)}.",
+            f"Lower the sizes: {', '.join(f'--pipeline.model.{name}.*' for name in chosen)}{way_out}.",
         )
         check_fits(
             GRID_BYTES * model.grid_resolution**3,
             self.machine.device_type,
             f"An occupancy grid of {model.grid_resolution}^3 cells",
-            "Lower --pipeline.model.grid-resolution.",
+            f"Lower --pipeline.model.grid-resolution{way_out}.",
         )
         for name in set(STUDENTS) - set(BUILT_IN) - set(chosen):
             setattr(model, name, None)  # so that the run opens where that student's package is not installed

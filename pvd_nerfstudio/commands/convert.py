@@ -35,6 +35,7 @@ from pvd_nerfstudio.commands.plan import (
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, above, check_ranges
 from pvd_nerfstudio.input.text import plain, say
+from pvd_nerfstudio.student.model import StudentModelConfig
 from pvd_nerfstudio.student.registry import StudentName
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.trainer import PVDTrainer
@@ -143,7 +144,8 @@ class Convert:
             return sizes_of(self.to, self.size), "as asked for"
         if seconds is None:
             return sizes_of(self.to, "paper"), "the papers'"
-        size = size_that_fits(self.to, seconds, device)
+        longer = self.config([], 1).pipeline.model.grid_resolution / StudentModelConfig().grid_resolution
+        size = size_that_fits(self.to, seconds, device, longer)
         why = "the papers'" if size == "paper" else "the largest that gets enough steps in this time here"
         return sizes_of(self.to, size), f"{size}: {why}"
 

@@ -133,11 +133,20 @@ def sizes_of(student: str, size: Size) -> list[str]:
     return [word for part in _parts(student) for word in options_of(part, STUDENTS[part].sizes.get(size, {}))]
 
 
-def size_that_fits(student: str, seconds: float, device: str) -> Size:
-    """The largest size of which enough steps fit into a time, by the time that its field takes."""
+def size_that_fits(student: str, seconds: float, device: str, longer: float = 1.0) -> Size:
+    """The largest size of which enough steps fit into a time, by the time that its field takes.
+
+    Args:
+        student: its name.
+        seconds: the time.
+        device: the kind of it that trains.
+        longer: by which factor there are more cells along the sides of the scene box than the size says.
+    """
     parts = _parts(student)
     for size in reversed(SIZES[1:]):
         configs = [_of_size(part, size) for part in parts]
+        for config in configs:
+            config.enlarge(longer)
         if ENOUGH * sum(_field_seconds(config, device) for config in configs) / OF_A_STEP <= seconds:
             return size
     return SIZES[0]

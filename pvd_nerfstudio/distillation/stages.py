@@ -114,13 +114,13 @@ class DistillationConfig(Renamed):
     chunks: int = -1
     """Chunks that the bank holds."""
     start_chunks: int = -1
-    """Chunks that the teacher fills before the first step."""
+    """Chunks that the teacher fills before the first step; left out, --pipeline.fit-step may change it."""
     fill_every: int = -1
-    """Steps between two new chunks at the start, until there are first_chunks."""
+    """Steps between two new chunks at the start, until there are first_chunks; left out, as above."""
     first_chunks: int = -1
-    """Chunks that come fast, for few of them are soon learned by heart."""
+    """Chunks that come fast, for few of them are soon learned by heart; left out, as above."""
     refresh_every: int = -1
-    """Steps between two new chunks from then on."""
+    """Steps between two new chunks from then on; left out, as above."""
     empty_share: float = -1
     """Share of the kept points that is drawn uniformly, not by compositing weight: empty and hidden space."""
     training_images: bool = False

@@ -21,7 +21,7 @@ from pvd_nerfstudio.input.ranges import ANY, SHARE, Ranges, above, at_least, bet
 LARGEST = 1 << 23
 """Places that may be asked at once: copies of copies of everything would be endless."""
 WORTH_LEAVING_OUT = 0.8
-"""Share of places with something left under which the others are not asked for."""
+"""Share of places with something left, under which the others are not asked for."""
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 """Of red, green and blue (ITU-R BT.709)."""
 
@@ -253,7 +253,7 @@ class _OfRegion(_Moving):
             raise InputError("--edits bring copies of copies of nearly everything: too many to be asked for.")
         left = self._left(places)
         held = left[:, 0].nonzero()[:, 0]
-        is_sparse = len(held) < WORTH_LEAVING_OUT * len(places)
+        is_sparse = 0 < len(held) + len(sources) and len(held) < WORTH_LEAVING_OUT * len(places)
         asked = places[held] if is_sparse else places
         # Asked in one go: one after another, many moves would ask for few places very often.
         matter, brought = below(asked.and_also(sources)).parted(len(asked))

@@ -54,8 +54,8 @@ class DistillationPipelineConfig(VanillaPipelineConfig):
     """Ask a teacher of Gaussians at points, too; otherwise its pictures and their depth are distilled alone."""
     fit_step: bool = True
     """Choose rays a step and the length of training's samples where they are left at their defaults: in contracted
-    space by how many samples rays have, with edits by how much they have brought in, on a GPU by how long a step
-    takes."""
+    space by how many samples rays have, with edits by how much they have brought in (chunks of the bank come faster
+    then, too), on a GPU by how long a step takes."""
     inherit_color_head: bool = True
     """Start with the teacher's colour head where its shape fits."""
     is_step_open: tyro.conf.Suppress[bool] = False

@@ -15,11 +15,11 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Generator
 
 from pvd_nerfstudio.distillation.stages import DistillationConfig
-from pvd_nerfstudio.edits.file import Edits
-from pvd_nerfstudio.edits.kinds import Copy, Insert, any_changes
+from pvd_nerfstudio.edits.kinds import Copy, Insert
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.processes import numbers_of_first
 from pvd_nerfstudio.student.model import StudentModel
+from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 
 DrawRays = Callable[[int, Generator], RayBundle]
 """Gives any number of rays into the scene."""
@@ -32,6 +32,8 @@ LONGEST = 2.5
 """How much longer they may be than in images."""
 FEWEST = 1 / 2
 """Of the rays of a step, those that are left at least."""
+LOOKED_AT, HARDLY_SEEN = 1 << 16, 0.02
+"""Places where there may be something to learn, and the opacity of a sample from which on there is."""
 HARDLY_MORE, MOST_MORE = 1.1, 4.0
 """Times as much as without edits: from where on it counts, and up to where."""
 SCHEDULE = "start_chunks", "first_chunks", "fill_every", "refresh_every"
@@ -66,31 +68,35 @@ def fit_samples(student: StudentModel, method: DistillationConfig, draw_rays: Dr
     )
 
 
-def fit_to_edits(student: StudentModel, method: DistillationConfig, edits: Edits) -> None:
-    """Let a step have as many more rays and points as there is more to learn by what edits have brought in.
+def fit_to_edits(teacher: FrozenTeacher, student: StudentModel, method: DistillationConfig, seed: int) -> None:
+    """Let a step have as many more rays and points as edits have made more of what there is to learn in a scene box.
 
     Args:
-        student: whose occupied cells say how much there is.
-        method: whose `rays_per_step` and `points_per_step` may grow; new chunks come faster then.
-        edits: of the teacher's volume.
+        teacher: with its edits.
+        student: who says what can be seen of a density.
+        method: whose `rays_per_step` and `points_per_step` may grow; new chunks come faster then, unless the user says
+            how fast they do.
+        seed: of the places that are looked at.
     """
-    grid = student.grid
-    bringing = [edit for edit in edits if isinstance(edit, (Copy, Insert))]
-    middles = grid.to_world((grid.occupied.nonzero() + 0.5) / grid.resolution)
-    brought = any_changes(bringing, middles).float().mean().item()
-    (more,) = numbers_of_first([min(1 / max(1 - brought, 1 / MOST_MORE), MOST_MORE)], student.device)
+    if teacher.space.contracted or not any(isinstance(edit, (Copy, Insert)) for edit in teacher.edits):
+        return
+    low, high = teacher.box
+    anywhere = torch.rand(LOOKED_AT, 3, generator=Generator().manual_seed(seed)).to(low)
+    places, length = low + anywhere * (high - low), student.spacing.step_size
+    now, before = (
+        int((density * length > HARDLY_SEEN).sum())
+        for density in (teacher.densities(places, length), teacher.unedited_densities(places, length))
+    )
+    (more,) = numbers_of_first([min(now / before, MOST_MORE) if before else 1.0], student.device)
     if more < HARDLY_MORE:
         return
     usual, named = DistillationConfig().resolved(student.config.chosen.preferred), vars(method).copy()
-    method.rays_per_step, method.points_per_step = (
-        round(more * count) for count in (method.rays_per_step, method.points_per_step)
-    )
-    method.start_chunks, method.first_chunks = (
-        min(round(more * count), method.chunks) for count in (method.start_chunks, method.first_chunks)
-    )
-    method.fill_every, method.refresh_every = (
-        max(1, round(steps / more)) for steps in (method.fill_every, method.refresh_every)
-    )
+    for name in ("rays_per_step", "points_per_step"):
+        setattr(method, name, round(more * named[name]))
+    for name in ("start_chunks", "first_chunks"):
+        setattr(method, name, max(named[name], min(round(more * named[name]), method.chunks)))
+    for name in ("fill_every", "refresh_every"):
+        setattr(method, name, max(1, round(named[name] / more)))
     for name in SCHEDULE:
         if named[name] != getattr(usual, name):  # the user's
             setattr(method, name, named[name])

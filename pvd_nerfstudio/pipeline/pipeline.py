@@ -16,7 +16,6 @@ from pvd_nerfstudio.distillation.active.levels import ActiveLearning, ActiveLear
 from pvd_nerfstudio.distillation.bank import Source, TargetBank, seeded_generator
 from pvd_nerfstudio.distillation.projection import FeatureProjection
 from pvd_nerfstudio.distillation.stages import LossWeights, Stage
-from pvd_nerfstudio.edits.file import parse_saved
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
@@ -174,7 +173,8 @@ class DistillationPipeline(StudentPipeline):
         config, data = self.config, self.datamanager
         if config.model.contracted:
             fit_samples(self.student, config.distillation, data.draw_rays, config.seed)
-        fit_to_edits(self.student, config.distillation, parse_saved(config.datamanager.edits))
+        assert self._teacher is not None
+        fit_to_edits(self._teacher, self.student, config.distillation, config.seed)
         if self.student.device.type == "cuda":
             fit_to_gpu(self.student, config.distillation, data.draw_rays, config.seed, self._in_half)
         config.is_step_open = False

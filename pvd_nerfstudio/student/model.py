@@ -178,14 +178,16 @@ class StudentModelConfig(StudentSizes):
         if self.contracted:
             self.disparity_from = self.disparity_from or self.scale * min(max(BEND, bend / self.scale), LARGEST_BEND)
 
-    def enlarge(self, box: Float[Tensor, "2 3"], factor: float) -> None:
+    def enlarge(self, box: Float[Tensor, "2 3"], longer: float, most: float) -> None:
         """Keep cells and samples as small as they are in a scene box, in one with longer sides.
 
         Args:
             box: the one that the sizes are for.
-            factor: how much longer the sides are at most.
+            longer: how much longer the sides are.
+            most: by which factor cells along the sides become more at most; beyond it cells and samples grow.
         """
-        self.render_step_size = self.spacing(box).step_size
+        factor = min(longer, most)
+        self.render_step_size = self.render_step_size or self.spacing(box).step_size * longer / factor
         self.grid_resolution = math.ceil(factor * self.grid_resolution)
         for config in (self.chosen, *self.chosen_parts.values()):
             config.enlarge(factor)

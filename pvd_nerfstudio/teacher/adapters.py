@@ -46,9 +46,6 @@ class Answer:
 class FieldAdapter:
     """A model whose `field` answers as nerfstudio's `Field` should: density and feature, then colour."""
 
-    has_datas_box = True
-    """Whether the scene box is that of the data set; otherwise it is around what the model shows."""
-
     def __init__(self, model: Any) -> None:
         self.model = model
 
@@ -57,6 +54,12 @@ class FieldAdapter:
         """What models of this family mean by `depth`."""
         del config
         return "median"
+
+    @staticmethod
+    def has_datas_box(config: Any) -> bool:
+        """Whether the scene box is that of the data set; otherwise it is around what the model shows."""
+        del config
+        return True
 
     @staticmethod
     def knows(model: Any) -> bool:
@@ -332,10 +335,10 @@ class GenericAdapter(FieldAdapter):
 class SplatAdapter(GenericAdapter):
     """Gaussians, of a file, of splatfacto or of a student: they show whole views, and have a density in a box."""
 
-    @property
-    def has_datas_box(self) -> bool:  # type: ignore[override]
+    @staticmethod
+    def has_datas_box(config: Any) -> bool:
         """A file has none, and splatfacto saves none."""
-        return hasattr(self.model.config, "contracted")
+        return hasattr(config, "contracted")
 
     @staticmethod
     def depth(config: Any) -> Literal["median", "expected"]:

@@ -45,11 +45,6 @@ class EditedVolume(FieldAdapter):
             self._ask = partial(able.answer, self._ask)
 
     @property
-    def has_datas_box(self) -> bool:  # type: ignore[override]
-        """The teacher's."""
-        return self._plain.has_datas_box
-
-    @property
     def renders_natively(self) -> bool:
         """Its own renderer knows of no edits."""
         return False
@@ -75,16 +70,21 @@ class EditedVolume(FieldAdapter):
 
 
 def _asked(plain: FieldAdapter, within: OccupancyGrid | None = None) -> Ask:
-    """What a family answers; nothing outside its grids, nor outside its scene box unless space is contracted."""
-    grids = [grid for grid in (plain.grid, within) if grid is not None]
+    """What a family answers; nothing outside its grid, nor outside its scene box unless space is contracted.
+
+    Nobody is asked outside the scene box and outside `within`. In contracted space colours are asked for everywhere:
+    they are the sky's where there is nothing.
+    """
     contracted = plain.space(plain.model.config).contracted
 
     def answered(places: Places) -> Matter:
         samples = _samples_of(places)
         if not places.wants_color:
-            return Matter(plain.density_of(samples))
-        answer = plain.query(samples)
-        return Matter(answer.log_density.exp(), answer.rgb, answer.feature)
+            matter = Matter(plain.density_of(samples))
+        else:
+            answer = plain.query(samples)
+            matter = Matter(answer.log_density.exp(), answer.rgb, answer.feature)
+        return matter if plain.grid is None else matter.times(plain.grid.contains(places.positions)[:, None])
 
     def ask(places: Places) -> Matter:
         positions = places.positions
@@ -92,10 +92,12 @@ def _asked(plain: FieldAdapter, within: OccupancyGrid | None = None) -> Ask:
         if not contracted:
             low, high = plain.model.scene_box.aabb.to(positions)
             inside = ((positions >= low) & (positions <= high)).all(dim=-1)
-        for grid in grids:
-            inside &= grid.contains(positions)
+        if within is not None:
+            inside &= within.contains(positions)
         if inside.all():
             return answered(places)
+        if contracted and places.wants_color:
+            return answered(places).times(inside[:, None])
         # One at least, which says how wide a feature is.
         index = inside.nonzero()[:, 0] if inside.any() else inside.new_zeros(1, dtype=torch.long)
         return answered(places[index]).times(inside[index][:, None]).at(index, len(places))

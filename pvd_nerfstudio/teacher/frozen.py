@@ -148,7 +148,7 @@ class FrozenTeacher:
     @property
     def has_datas_box(self) -> bool:
         """Whether the scene box is that of the data set."""
-        return self._adapter.has_datas_box
+        return self._plain.has_datas_box(self.model.config)
 
     @property
     def is_drawn(self) -> bool:
@@ -204,6 +204,21 @@ class FrozenTeacher:
             density = self.density(some, extent)
             parts.append(density if self.grid is None else density * self.grid.contains(some)[:, None])
         return torch.cat(parts)
+
+    def unedited_densities(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
+        """What `densities` would be without edits; 0 outside the scene box."""
+        edits = self.edits
+        low, high = self.aabb
+        inside = ((positions >= low) & (positions <= high)).all(dim=-1)
+        density = torch.zeros_like(positions[:, :1])
+        if not inside.any():
+            return density
+        self.edit(())
+        try:
+            density[inside] = self.densities(positions[inside], extent)
+        finally:
+            self.edit(edits)
+        return density
 
     def occupied(self, box: Float[Tensor, "2 3"], resolution: int, least: float) -> Bool[Tensor, "x y z"] | None:
         """Cells of a box with an opacity of at least so much; None where a family must be asked at points for them."""

@@ -14,11 +14,13 @@ from teachers import FAMILIES
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.edits.file import parse
 from pvd_nerfstudio.errors import InputError
+from pvd_nerfstudio.rendering.occupancy import OccupancyGrid
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.teacher.frozen import FrozenTeacher
 from pvd_nerfstudio.teacher.samples import ball_samples, point_samples
 
 AT_POINTS = [name for name in FAMILIES if name != "neus"]
+AROUND = {"kind": "sphere", "center": [0.0, 0.0, 0.0], "radius": 0.2}
 LEFT = {"kind": "halfspace", "point": [0.0, 0.0, 0.0], "normal": [-1.0, 0.0, 0.0]}
 
 
@@ -61,6 +63,27 @@ def test_every_family_answers_edited(name: str, families: Any, scene: Path) -> N
     density = answer.log_density.exp() - plain.query(plain._adapter.around(there, directions, 0.01)).log_density.exp()
     assert shown.any()
     torch.testing.assert_close(density[shown], 2 * wanted.log_density.exp()[shown], rtol=0.05, atol=1e-2)
+    gone = frozen(run, {"kind": "move", "region": AROUND, "translation": [0, 0, 5.0]}, data=scene)
+    place = torch.full((1, 3), 0.01)
+    assert not gone.density(place, 0.01).any(), "where all has been moved away nobody needs to be asked"
+    assert gone.feature_dim == plain.feature_dim
+
+
+@pytest.mark.parametrize("name", AT_POINTS)
+def test_nobody_is_asked_in_empty_cells_but_for_the_colour_of_the_sky(name: str, families: Any, scene: Path) -> None:
+    plain, edited = (frozen(families[name], data=scene) for _ in range(2))
+    low, high = plain.aabb
+    positions, directions = low + torch.rand(200, 3) * (high - low), torch.tensor([0.0, 0.0, 1.0]).expand(200, 3)
+    samples = plain._adapter.around(positions, directions, 0.02)
+    empty = OccupancyGrid(plain.aabb, 8, plain.space.contracted)
+    empty.occupied.fill_(False)
+    edited.edit(parse(document({"kind": "erase", "region": AROUND}), "edits"), empty)
+    answer = edited.query(samples)
+    assert (answer.log_density < -20).all()
+    if plain.space.contracted:
+        torch.testing.assert_close(answer.rgb, plain.query(samples).rgb)
+    else:
+        assert not answer.rgb[1:].any(), "one place is asked, which says how wide a feature is"
 
 
 @pytest.mark.parametrize("name", [name for name in AT_POINTS if "vanilla" not in name])
@@ -235,6 +258,7 @@ def test_cells_and_samples_stay_as_small_in_a_larger_box(erased: Any, tmp_path: 
     assert after.sized_for == config.pipeline.sized_for == pytest.approx(torch.stack([low, high]).flatten().tolist())
     most = distil_config(tmp_path / "far", *options[:-1], copies[far[0]]).pipeline.model
     assert most.grid_resolution == 2 * plain.grid_resolution, "no more than twice as many"
+    assert most.render_step_size > 15 * length, "samples grow as cells do"
 
 
 def test_a_step_learns_from_more_where_there_is_more_to_learn(

@@ -16,6 +16,9 @@ from pvd_nerfstudio.hash_table import HashTable
 from pvd_nerfstudio.input.ranges import COUNT, between
 from pvd_nerfstudio.student.fields.base import FeatureField, FeatureFieldConfig
 
+FINEST = 1 << 20
+"""Resolution up to which cells have indices."""
+
 
 @dataclass
 class HashFieldConfig(FeatureFieldConfig):
@@ -26,7 +29,7 @@ class HashFieldConfig(FeatureFieldConfig):
         "features_per_level": between(1, 64),
         "log2_hashmap_size": between(1, 60),
         "base_res": COUNT,
-        "max_res": between(1, 1 << 20),
+        "max_res": between(1, FINEST),
         "hidden_dim": COUNT,
     }
     sizes = {"small": {"log2_hashmap_size": 15}, "medium": {"log2_hashmap_size": 17}}
@@ -54,6 +57,11 @@ class HashFieldConfig(FeatureFieldConfig):
         """`auto` becomes what this machine has."""
         if self.implementation == "auto":
             self.implementation = "tcnn" if tiny_cuda_nn.runs_on(device_type) else "torch"
+
+    def enlarge(self, factor: float) -> None:
+        """As far as tables are indexed."""
+        super().enlarge(factor)
+        self.max_res = min(self.max_res, FINEST)
 
     def check(self, option: str) -> None:
         """Also the order of the resolutions."""

@@ -1,26 +1,26 @@
 """What follows from `--edits` for a conversion's options, before anything is built."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
-from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
 from pvd_nerfstudio.data.orbit import Box, OrbitDataParserConfig
+from pvd_nerfstudio.data.poses import find
+from pvd_nerfstudio.data.reviewed import reading
 from pvd_nerfstudio.edits.file import MOST, Edits, as_text, parse_saved, read_edits
 from pvd_nerfstudio.edits.kinds import box_of
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline import DistillationPipelineConfig
-from pvd_nerfstudio.teacher.adapters import FAR, NEAR
+from pvd_nerfstudio.teacher.adapters import FAR, NEAR, adapter_of
 from pvd_nerfstudio.teacher.checkpoint import TeacherRun
-from pvd_nerfstudio.teacher.scene_box import completed, saved_scene_box, scene_box_of
+from pvd_nerfstudio.teacher.scene_box import completed, saved_scene_box
 
 BRINGING = {"move", "copy", "insert"}
 """Edits that may bring matter out of the scene box."""
-MOST_LARGER = 2.0
-"""By which the cells along a side become more at most; in scene boxes that are enlarged further they become larger."""
+HARDLY_LONGER, MOST_LONGER = 1.01, 2.0
+"""From when on a longer scene box has more cells, and how many times as many along a side at most."""
 
 
 def take_over_edits(pipeline: DistillationPipelineConfig, run: TeacherRun) -> None:
@@ -58,36 +58,47 @@ def take_over_edits(pipeline: DistillationPipelineConfig, run: TeacherRun) -> No
 
 
 def _keep_detail(pipeline: DistillationPipelineConfig, run: TeacherRun, edits: Edits) -> None:
-    """Let cells and samples be as small in a scene box that edits enlarge as they would be in the one before."""
+    """Let cells and samples be as small in a scene box that edits enlarge as they would be in the one before.
+
+    Raises:
+        InputError: the teacher's own conversion says of a box that it is none.
+    """
     before = getattr(run.config.pipeline, "sized_for", None)
-    if not pipeline.keep_detail or not (before or _brings(edits)):
+    if before is None and not _brings(edits):
         return
     box = _box_of(run, pipeline)
-    if box is None:
-        return
-    unedited = box.aabb if before is None else torch.tensor(before).view(2, 3)
-    larger = (_sides(box_of(edits, box.aabb)) / _sides(unedited)).amax().item()
-    if larger <= 1:
+    unedited = box if before is None else torch.tensor(before).view(2, 3)
+    if not (_sides(unedited) > 0).all():
+        raise InputError(f"{run.config_path}: sized_for is no box, {unedited.tolist()}.")
+    longer = (_sides(box_of(edits, box)) / _sides(unedited)).amax().item()
+    if longer < HARDLY_LONGER:
         return
     pipeline.sized_for = _numbers(unedited)
-    pipeline.model.enlarge(unedited, min(larger, MOST_LARGER))
-    say(
-        f"The scene box is up to {larger:.3g} times as long with what is brought in: there are as many more cells "
-        "(--pipeline.keep-detail)."
-        if larger <= MOST_LARGER
-        else f"The scene box is up to {larger:.3g} times as long with what is brought in, and there are "
-        f"{MOST_LARGER:g} times as many cells along its sides: detail is lost. Bring it less far, or a smaller part."
-    )
+    if not pipeline.keep_detail:
+        return
+    pipeline.model.enlarge(unedited, longer, MOST_LONGER)
+    text = f"The scene box is up to {longer:.3g} times as long with what edits bring: cells and samples stay as small"
+    if longer > MOST_LONGER:
+        text = (
+            f"The scene box is up to {longer:.3g} times as long with what edits bring, but there are {MOST_LONGER:g} "
+            "times as many cells along its sides at most: detail is lost. Bring it less far, or a smaller part"
+        )
+    say(f"{text} (--pipeline.keep-detail).")
 
 
-def _box_of(run: TeacherRun, pipeline: DistillationPipelineConfig) -> SceneBox | None:
-    """The scene box among the teacher's weights, or else its data set's; None where nobody knows."""
-    place = pipeline.datamanager.dataparser.data
-    saved = saved_scene_box(run)
-    try:
-        return saved or scene_box_of(run, {}, Path(place))
-    except InputError:
-        return None
+def _box_of(run: TeacherRun, pipeline: DistillationPipelineConfig) -> Tensor:
+    """The scene box that the student would have without these edits: the teacher's, which is the data set's."""
+    saved, data = saved_scene_box(run), pipeline.datamanager
+    if saved is not None and adapter_of(run.config.pipeline.model).has_datas_box(run.config.pipeline.model):
+        return saved.aabb
+    orbit = torch.tensor(data.orbit.box).view(2, 3)
+    if isinstance(data.dataparser, OrbitDataParserConfig):
+        return orbit
+    with reading(data.dataparser, data.named_by_user):
+        found = find(data.dataparser, data.orbit.size, hand_on=True)
+        if found.dataparser is None:  # orbits stand in
+            return orbit
+        return found.again.setup().get_dataparser_outputs(split="train").scene_box.aabb
 
 
 def _brings(edits: Edits) -> bool:
