@@ -13,7 +13,7 @@ from browser import browser
 from conftest import Run
 from nerfstudio.data.scene_box import OrientedBox
 
-from pvd_nerfstudio.commands.edit.command import Edit
+from pvd_nerfstudio.commands.edit.command import Edit, remove_unless_used
 from pvd_nerfstudio.commands.edit.form import entry_of, form_of
 from pvd_nerfstudio.commands.edit.handles import angles_to, normal_of
 from pvd_nerfstudio.commands.edit.panel import TITLE
@@ -96,6 +96,15 @@ def test_what_is_changed_is_seen_and_saved_and_undone(opened: Any, panel: Any) -
     assert panel.entries == [] and torch.equal(scene.get_outputs_for_camera(camera)["accumulation"], plain)
     panel._save()
     assert read_edits(path) == ()
+
+
+def test_the_viewers_folder_goes_unless_a_camera_path_is_in_it(tmp_path: Path) -> None:
+    for name, stays in (("viewer.log", False), ("camera_paths/mine.json", True)):
+        file = tmp_path / str(stays) / name
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        remove_unless_used(tmp_path / str(stays))
+        assert file.exists() == stays == (tmp_path / str(stays)).exists()
 
 
 def test_a_file_that_was_there_is_kept_however_often_one_saves(panel: Any, tmp_path: Path) -> None:

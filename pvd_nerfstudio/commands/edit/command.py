@@ -1,6 +1,8 @@
 """`pvd-edit`: a trained run in nerfstudio's viewer, through edits that are made there and saved for `--edits`."""
 
+import atexit
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -89,11 +91,18 @@ class Edit:
         shown: Any = EditPipeline(pipeline, edits, self.edits)
         data = pipeline.datamanager
         folder = Path(tempfile.mkdtemp(prefix="pvd-edit-"))  # the viewer's log, and a camera path that is saved there
+        atexit.register(remove_unless_used, folder)
         lock: Any = Turns()
         viewer = Viewer(self.viewer, folder / "viewer.log", data.get_datapath(), shown, train_lock=lock)
         viewer.init_scene(data.train_dataset, "completed", data.eval_dataset)
         viewer.update_scene(step=0)
         return viewer
+
+
+def remove_unless_used(folder: Path) -> None:
+    """Remove the viewer's folder, unless a camera path was saved in it."""
+    if not any(folder.rglob("*.json")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
