@@ -175,7 +175,9 @@ class Convert:
             table.add_row(name, text, why)
         reason = "the usual" if minutes is None else f"what fits into {minutes_in_words(60 * minutes)}"
         reason = "as asked for" if self.steps else reason
-        table.add_row("steps", f"{steps:,}", f"{reason}: {trial.start:.0f} s to the first, {trial.step:.3g} s each")
+        taken = f"{trial.start:.0f} s to the first, {trial.step:.3g} s each"
+        taken += f", {trial.growing:.0f} s to grow" if trial.growing >= 1 else ""
+        table.add_row("steps", f"{steps:,}", f"{reason}: {taken}")
         table.add_row(
             "time", minutes_in_words(trial.seconds(steps)), f"and {trial.chunk:.2g} s for each question to the teacher"
         )

@@ -60,6 +60,8 @@ class Trial:
     memory: int
     """Bytes that the process has taken at most."""
     method: DistillationConfig
+    growing: float = 0.0
+    """Seconds in which the student becomes larger, a few times in a run of any length."""
     factor: float = 1.6
     """How much longer samples were than in images."""
     known: int = 0
@@ -68,7 +70,7 @@ class Trial:
     def seconds(self, steps: int) -> float:
         """What a run of so many steps takes."""
         new = max(0, self._chunks(steps - 1) - max(self._chunks(0), self.known))
-        return self.start + steps * self.step + new * self.chunk
+        return self.start + self.growing + steps * self.step + new * self.chunk
 
     def steps_within(self, seconds: float) -> int:
         """The most steps that fit into a time; one at least."""
@@ -101,20 +103,22 @@ def try_out(config: PVDTrainerConfig) -> Trial:
         try:
             trainer.begin()
             bank = trainer.pipeline.bank_at(0)
-            before, ready = bank.seconds, time.perf_counter()
+            before, ready, grown = bank.seconds, time.perf_counter(), trainer.pipeline.growing_seconds
             for step in range(config.max_num_iterations):
                 _step(trainer, step)
             seconds, querying = time.perf_counter() - ready, bank.seconds - before
+            growing = trainer.pipeline.growing_seconds - grown
             chunks = bank.wanted(config.max_num_iterations - 1).stop - bank.wanted(0).stop
         finally:
             trainer.folder.release()
             writer.EVENT_WRITERS.clear()  # its log goes with the folder
         return Trial(
             start=ready - began,
-            step=(seconds - querying) / config.max_num_iterations,
+            step=(seconds - querying - growing) / config.max_num_iterations,
             chunk=querying / max(1, chunks),
             memory=_peak_memory(trainer.pipeline.device),
             method=config.pipeline.distillation,
+            growing=growing,
             factor=config.pipeline.model.train_step_factor,
         )
 

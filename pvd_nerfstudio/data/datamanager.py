@@ -113,6 +113,8 @@ hide(
     "eval_image_indices",
 )
 
+EYES = 256
+"""Training cameras of which one is the nearest to a point."""
 SHOWN = 3
 """Names of missing images that are said."""
 
@@ -215,8 +217,8 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
         )
         chosen = None if self.config.pseudo_views == "auto" else self.config.pseudo_views
         edits = parse_saved(self.config.edits)
-        motions = [edit.motion for edit in edits if isinstance(edit, (Copy, Insert, Move))]
-        self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin, motions)
+        self._motions = [edit.motion for edit in edits if isinstance(edit, (Copy, Insert, Move))]
+        self.pseudo_views = PseudoViews(self.train_cameras, chosen, self.config.pseudo_view_margin, self._motions)
         self._generator = Generator(device=self.train_cameras.device).manual_seed(0)
         # The viewer pins an image to each training camera: a grey one where that is missing.
         size = int(self.train_cameras.height[0]), int(self.train_cameras.width[0]), 3
@@ -231,6 +233,13 @@ class DistillationDataManager(VanillaDataManager[DistillationDataset]):
     def frame_box(self) -> SceneBox:
         """The box that the teacher was trained in; other tools' data sets know of no other than their own."""
         return getattr(self.train_dataset, "frame_box", self.train_dataset.scene_box)
+
+    @cached_property
+    def eyes(self) -> Float[Tensor, "eyes 3"]:
+        """Where some training cameras stand, and where they would if they had moved along with what edits bring."""
+        poses = self.train_cameras.camera_to_worlds
+        some = poses[torch.linspace(0, len(poses) - 1, min(len(poses), EYES)).long()]
+        return torch.cat([some, *(motion.carried(some) for motion in self._motions)])[:, :, 3]
 
     @property
     def are_edited(self) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.table import Table
 from torch import Tensor
@@ -19,7 +21,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
 from pvd_nerfstudio.processes import numbers_of_first, take_from_first
-from pvd_nerfstudio.student.model import PointAnswers, StudentModel
+from pvd_nerfstudio.student.model import PointAnswers, SeenAnswers, StudentModel
 from pvd_nerfstudio.teacher.capabilities import capabilities_table
 from pvd_nerfstudio.teacher.check import check_frame, check_renderings, keep_frame
 from pvd_nerfstudio.teacher.checkpoint import find_run
@@ -163,6 +165,22 @@ def point_answers(teacher: FrozenTeacher | None, student: StudentModel) -> Point
 
     def answer(positions: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         return teacher.query_points(positions, directions, student.spacing.step_size)
+
+    return answer
+
+
+def as_seen(answers: PointAnswers, eyes: Float[Tensor, "eyes 3"], chunk: int = 1 << 16) -> SeenAnswers:
+    """What somebody answers at points, seen from the nearest camera: from elsewhere a teacher has learned no colours.
+
+    Args:
+        answers: of positions and directions.
+        eyes: where cameras stand.
+        chunk: positions whose distances are looked at at once.
+    """
+
+    def answer(positions: Tensor) -> tuple[Tensor, Tensor]:
+        nearest = torch.cat([torch.cdist(some, eyes).argmin(dim=-1) for some in positions.split(chunk)])
+        return answers(positions, torch.nn.functional.normalize(positions - eyes[nearest], dim=-1))
 
     return answer
 

@@ -21,7 +21,7 @@ from pvd_nerfstudio.input.text import say
 from pvd_nerfstudio.pipeline.bank_source import ChunkSource
 from pvd_nerfstudio.pipeline.config import DistillationPipelineConfig
 from pvd_nerfstudio.pipeline.fit_step import fit_samples, fit_to_edits, fit_to_gpu
-from pvd_nerfstudio.pipeline.handover import compare_renderings, equip, load_teacher, meet, point_answers
+from pvd_nerfstudio.pipeline.handover import as_seen, compare_renderings, equip, load_teacher, meet, point_answers
 from pvd_nerfstudio.pipeline.picture_source import PictureSource, picture_size, sow
 from pvd_nerfstudio.pipeline.picture_step import PictureStep
 from pvd_nerfstudio.pipeline.refinement import refine
@@ -49,6 +49,8 @@ class DistillationPipeline(StudentPipeline):
 
     config: DistillationPipelineConfig
     datamanager: DistillationDataManager
+    growing_seconds = 0.0
+    """How long the student has taken to become larger, all in all."""
 
     def __init__(
         self,
@@ -339,7 +341,11 @@ class DistillationPipeline(StudentPipeline):
         fields = None if optimizers is None else optimizers.optimizers.get("fields")
         training = self._step if isinstance(self._step, TrainingStep) else None
         rays = None if training is None else lambda: training.some_rays(step)
-        grew = self.student.grow(step / self.config.steps, fields, self._point_answers, rays)
+        answers = self._point_answers
+        seen = None if answers is None else as_seen(answers, self.datamanager.eyes)
+        began = time.perf_counter()
+        grew = self.student.grow(step / self.config.steps, fields, seen, rays)
+        self.growing_seconds += time.perf_counter() - began
         if grew and optimizers is not None:
             optimizers.parameters |= self.student.get_param_groups()
         return grew

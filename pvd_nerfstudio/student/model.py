@@ -41,6 +41,8 @@ from pvd_nerfstudio.student.registry import STUDENTS, StudentName
 
 PointAnswers = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Positions and directions `[points, 3]` to log-density `[points, 1]` and colour `[points, 3]`."""
+SeenAnswers = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""The same of positions alone: somebody knows from where they are seen."""
 
 BEND, LARGEST_BEND = 2.0, 8.0
 """Distance, in scales, from which samples in contracted space are even in disparity: behind most of what lies in the
@@ -261,7 +263,7 @@ class StudentModel(Averaged, Judged):
         self,
         progress: float,
         optimizer: Optimizer | None = None,
-        teacher: PointAnswers | None = None,
+        teacher: SeenAnswers | None = None,
         rays: Callable[[], RayBundle] | None = None,
     ) -> bool:
         """Give the field the size that is right at a share of the run; returns whether anything changed.
@@ -269,30 +271,25 @@ class StudentModel(Averaged, Judged):
         Args:
             progress: the share, in [0, 1).
             optimizer: who learns; None before there is one.
-            teacher: answers positions and directions with log-density and colour; None where nobody can.
+            teacher: answers positions with log-density and with the colour that cameras see; None where nobody can.
             rays: gives some of those that are learned from; None before there are any.
         """
 
         def occupied(unit: Tensor) -> Tensor:
             return self.grid.contains(self.field.to_world(unit))
 
-        def seen_from_outside(unit: Tensor) -> tuple[Tensor, Tensor]:
-            """The teacher's log-density per cell and colour, from about where cameras stand."""
+        def seen(unit: Tensor) -> tuple[Tensor, Tensor]:
+            """The teacher's log-density per cell, and its colour."""
             assert teacher is not None
             positions = self.field.to_world(unit)
-            towards = torch.nn.functional.normalize(self.grid.aabb.mean(dim=0) - positions, dim=-1)
-            per_cell = self.grid.stretch(positions)
-            # What lies behind the cameras is seen outwards from them.
-            cameras = max(self.grid.scale, self.spacing.bend - self.grid.scale)
-            behind = positions.abs().amax(dim=-1, keepdim=True) > cameras
-            log_density, rgb = teacher(positions, torch.where(behind, -towards, towards))
-            return log_density + per_cell.log(), rgb
+            log_density, rgb = teacher(positions)
+            return log_density + self.grid.stretch(positions).log(), rgb
 
         def carried(cells: int) -> Tensor:
             assert rays is not None
             return self.carried(rays(), cells)
 
-        answers, weights = None if teacher is None else seen_from_outside, None if rays is None else carried
+        answers, weights = None if teacher is None else seen, None if rays is None else carried
         grew = grow(self.field, Moment(progress, occupied, self.grid.resolution, optimizer, answers, weights))
         if grew:
             self.drop_average()

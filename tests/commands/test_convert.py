@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +20,12 @@ from nerfstudio.utils.eval_utils import eval_setup
 import pvd_nerfstudio
 from pvd_nerfstudio.commands import convert, plan
 from pvd_nerfstudio.commands.convert import Convert
-from pvd_nerfstudio.commands.plan import Trial, megabytes_of, size_that_fits, sizes_of, sizes_within
+from pvd_nerfstudio.commands.plan import Trial, megabytes_of, size_that_fits, sizes_of, sizes_within, try_out
 from pvd_nerfstudio.commands.strip import Strip
 from pvd_nerfstudio.distillation.stages import DistillationConfig
 from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.student.fields.mlp import MLPFieldConfig
+from pvd_nerfstudio.student.model import StudentModel
 from pvd_nerfstudio.student.registry import STUDENTS
 from pvd_nerfstudio.teacher.checkpoint import find_run, load_checkpoint
 
@@ -118,8 +120,26 @@ def test_steps_are_the_most_that_fit() -> None:
     filled = first * trial.method.fill_every
     assert trial.seconds(filled + 1) == pytest.approx(4.0 + (filled + 1) * 0.05 + first)
     assert trial.steps_within(0.0) == 1
+    assert replace(trial, growing=7.0).seconds(filled + 1) == pytest.approx(trial.seconds(filled + 1) + 7)
     shared = replace(trial, known=first + trial.method.start_chunks)
     assert shared.seconds(filled + 1) == pytest.approx(4.0 + (filled + 1) * 0.05)
+
+
+def test_what_is_done_once_is_not_taken_for_a_steps(
+    teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Voxels are cut twice and pruned once in a run of any length; here it takes a second each time."""
+    grow = StudentModel.grow
+
+    def slowly(student: StudentModel, progress: float, *others: Any) -> bool:
+        grew = grow(student, progress, *others)
+        time.sleep(1.0 if grew and progress > 0 else 0.0)
+        return grew
+
+    monkeypatch.setattr(StudentModel, "grow", slowly)
+    options = ("--teacher-checkpoint", str(teacher.folder), "--student", "sparse", "--max-num-iterations", "20")
+    trial = try_out(distil_config(tmp_path, *options))
+    assert trial.growing > 3 and trial.step < 0.5
 
 
 def test_a_size_gets_enough_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,8 @@ class Moment:
     optimizer: Optimizer | None = None
     """Who learns; None before there is one."""
     teacher: Callable[[Float[Tensor, "points 3"]], tuple[Tensor, Tensor]] | None = None
-    """Log-density `[points, 1]` and colour `[points, 3]` of the teacher at points of the unit cube, seen from outside;
-    None where there is no teacher, or one that answers with pixels alone."""
+    """Log-density `[points, 1]` and colour `[points, 3]` of the teacher at points of the unit cube, as cameras see
+    them; None where there is no teacher, or one that answers with pixels alone."""
     carried: Callable[[int], Float[Tensor, "x y z"]] | None = None
     """Largest compositing weight in each cell of a grid over the unit cube, by its cells along each side, on rays that
     are learned from; None before there are any."""
