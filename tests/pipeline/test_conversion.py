@@ -314,11 +314,18 @@ def test_cells_know_the_most_that_any_ray_sees_of_them(teacher: Run, tmp_path: P
 
 
 def test_sparse_student_starts_from_what_the_teacher_says_at_its_vertices(teacher: Run, tmp_path: Path) -> None:
+    """And shows to the nearest camera: from elsewhere a teacher has learned nothing."""
     options = ("--teacher-checkpoint", str(teacher.folder), "--student", "sparse", "--max-num-iterations", "30")
     pipeline = start(distil_config(tmp_path, *options)).pipeline
     voxels, box = pipeline.student.field.voxels, pipeline.student.grid.aabb
     unit = voxels.stored.nonzero()[:200] / (len(voxels.index) - 1)
     positions = box[0] + unit * (box[1] - box[0])
-    log_density, _ = pipeline.student.field.shallow(positions)
+    log_density, feature = pipeline.student.field.shallow(positions)
     said = pipeline._teacher.density(positions, 0.01).log().clamp(-8, 7)
     torch.testing.assert_close(log_density, said, atol=2e-2, rtol=1e-2)
+    cameras = pipeline.datamanager.train_cameras.camera_to_worlds[:, :, 3]
+    nearest = cameras[torch.cdist(positions, cameras).argmin(dim=-1)]
+    directions = torch.nn.functional.normalize(positions - nearest, dim=-1)
+    _, shown = pipeline._teacher.query_points(positions, directions, 0.01)
+    begun = pipeline.student.field.deep(feature, directions)
+    torch.testing.assert_close(begun, shown.clamp(0.01, 0.99), atol=2e-2, rtol=1e-2)

@@ -215,6 +215,8 @@ def test_another_run_is_inserted(teacher: Run, erased: Any, tmp_path: Path) -> N
     above = trainer.pipeline.student.field.aabb[1, 2]
     plain, other = (frozen(run) for run in (teacher.folder, erased.base_dir))
     assert above == other.aabb[1, 2] + 4
+    eyes, cameras = trainer.pipeline.datamanager.eyes, trainer.pipeline.datamanager.train_cameras
+    assert len(eyes) == 2 * len(cameras) and (eyes[len(cameras) :] - eyes[: len(cameras)])[:, 2].eq(4).all()
     poses = trainer.pipeline.datamanager.pseudo_views(8, torch.Generator().manual_seed(0)).camera_to_worlds
     assert (poses[1::2, 2, 3].mean() - poses[::2, 2, 3].mean()) > 2, "every second one looks at what was inserted"
     asked = torch.rand(500, 3) - 0.5
