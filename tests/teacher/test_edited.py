@@ -216,7 +216,8 @@ def test_another_run_is_inserted(teacher: Run, erased: Any, tmp_path: Path) -> N
     plain, other = (frozen(run) for run in (teacher.folder, erased.base_dir))
     assert above == other.aabb[1, 2] + 4
     eyes, cameras = trainer.pipeline.datamanager.eyes, trainer.pipeline.datamanager.train_cameras
-    assert len(eyes) == 2 * len(cameras) and (eyes[len(cameras) :] - eyes[: len(cameras)])[:, 2].eq(4).all()
+    assert len(eyes) == 2 * len(cameras), "and where they would be if they had moved along"
+    torch.testing.assert_close(eyes[len(cameras) :], eyes[: len(cameras)] + torch.tensor([0.0, 0.0, 4.0]))
     poses = trainer.pipeline.datamanager.pseudo_views(8, torch.Generator().manual_seed(0)).camera_to_worlds
     assert (poses[1::2, 2, 3].mean() - poses[::2, 2, 3].mean()) > 2, "every second one looks at what was inserted"
     asked = torch.rand(500, 3) - 0.5
