@@ -22,6 +22,7 @@ from rich.table import Table
 
 from pvd_nerfstudio.commands.plan import (
     ENOUGH,
+    SIZES,
     TRIAL_STEPS,
     Size,
     Trial,
@@ -47,8 +48,8 @@ SPARE = 0.05
 """Share of the time that is left for what a trial cannot tell."""
 TICK_EVERY = 10
 """Steps between two movements of the progress bar."""
-FEW = 300
-"""Steps under which no student is good."""
+FEW, TOO_FEW = 300, ENOUGH // 2
+"""Steps under which no student is good, and under which a smaller one is better."""
 GAP = {"mlp": 2.3, "hash": 1.2, "vm": 0.8, "sparse": 1.6, "splat": 0.4}
 """dB that a student of lego ended under its teacher of 33 dB (splat: 30 dB), after 300 s on two cores
 (docs/benchmarks.md)."""
@@ -110,6 +111,9 @@ class Convert:
             progress.add_task("Timing some steps", total=None)
             sizes, why = self._sizes(seconds, device)
             trial = try_out(self.config(sizes, TRIAL_STEPS))
+            while seconds is not None and trial.steps_within(seconds) < TOO_FEW and (smaller := self._smaller(sizes)):
+                sizes, why = sizes_of(self.to, smaller), f"{smaller}: of a larger one a trial was too slow"
+                trial = try_out(self.config(sizes, TRIAL_STEPS))
             if self.steps is not None:
                 steps = self.steps
             elif seconds is None:
@@ -148,6 +152,13 @@ class Convert:
         size = size_that_fits(self.to, seconds, device, longer)
         why = "the papers'" if size == "paper" else "the largest that gets enough steps in this time here"
         return sizes_of(self.to, size), f"{size}: {why}"
+
+    def _smaller(self, sizes: list[str]) -> Size | None:
+        """The next smaller size, unless there is none or the size was asked for."""
+        if self.size is not None or self.target_mb is not None:
+            return None
+        rank = min(number for number, size in enumerate(SIZES) if sizes_of(self.to, size) == sizes)
+        return SIZES[rank - 1] if rank else None
 
     def config(self, sizes: list[str], steps: int | None) -> PVDTrainerConfig:
         """What `ns-train pvd-distill` makes of the options."""

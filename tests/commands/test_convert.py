@@ -150,6 +150,26 @@ def test_a_size_gets_enough_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen == ["small", "medium", "paper"]
 
 
+def test_a_size_whose_trial_is_too_slow_becomes_a_smaller_one(
+    teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless it was asked for. The field's own time had promised more."""
+    tried: list[int] = []
+
+    def trial(config: Any) -> Trial:
+        tried.append(config.pipeline.model.sparse.resolution)
+        return Trial(start=1.0, step={256: 1.0, 192: 0.3, 128: 0.2}[tried[-1]], chunk=0.0, memory=0, method=method)
+
+    method = DistillationConfig().resolved()
+    monkeypatch.setattr(convert, "try_out", trial)
+    monkeypatch.setattr(convert, "size_that_fits", lambda *_: "paper")
+    Convert(teacher.folder, to="sparse", minutes=5, output_dir=tmp_path, dry_run=True).run()
+    assert tried == [256, 192] and "resolution 192" in capsys.readouterr().out
+    Convert(teacher.folder, to="sparse", minutes=5, size="paper", output_dir=tmp_path, dry_run=True).run()
+    Convert(teacher.folder, to="sparse", minutes=1, output_dir=tmp_path, dry_run=True).run()
+    assert tried == [256, 192, 256, 256, 192, 128]
+
+
 @pytest.mark.parametrize("student", sorted(set(STUDENTS) - {"hybrid"}))
 def test_sizes_rise(student: str) -> None:
     kind = STUDENTS[student]
