@@ -3,6 +3,7 @@
 It chooses options of `ns-train pvd-distill` and trains by it; nothing is done here that the options cannot.
 """
 
+import math
 import random
 import shutil
 import sys
@@ -37,7 +38,7 @@ from pvd_nerfstudio.errors import InputError
 from pvd_nerfstudio.input.ranges import COUNT, above, check_ranges
 from pvd_nerfstudio.input.text import plain, say
 from pvd_nerfstudio.student.model import StudentModelConfig
-from pvd_nerfstudio.student.registry import StudentName
+from pvd_nerfstudio.student.registry import STUDENTS, StudentName
 from pvd_nerfstudio.teacher.checkpoint import find_run
 from pvd_nerfstudio.trainer import PVDTrainer
 from pvd_nerfstudio.trainer_config import PVDTrainerConfig
@@ -48,7 +49,7 @@ SPARE = 0.05
 """Share of the time that is left for what a trial cannot tell."""
 TICK_EVERY = 10
 """Steps between two movements of the progress bar."""
-FEW, TOO_FEW = 300, ENOUGH // 2
+FEW, TOO_FEW = 300, 1000
 """Steps under which no student is good, and under which a smaller one is better."""
 GAP = {"mlp": 2.3, "hash": 1.2, "vm": 0.8, "sparse": 1.6, "splat": 0.4}
 """dB that a student of lego ended under its teacher of 33 dB (splat: 30 dB), after 300 s on two cores
@@ -107,11 +108,18 @@ class Convert:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         minutes = self.minutes or (MINUTES if device == "cpu" and self.steps is None else None)
         seconds = None if minutes is None else 60 * minutes
+
+        def within(trial: Trial) -> float:
+            """Steps that fit into what is left of the time."""
+            if seconds is None:
+                return math.inf
+            return trial.steps_within((1 - SPARE) * seconds - (time.perf_counter() - began))
+
         with bar(transient=True) as progress, in_silence():
             progress.add_task("Timing some steps", total=None)
             sizes, why = self._sizes(seconds, device)
             trial = try_out(self.config(sizes, TRIAL_STEPS))
-            while seconds is not None and trial.steps_within(seconds) < TOO_FEW and (smaller := self._smaller(sizes)):
+            while within(trial) < TOO_FEW and (smaller := self._smaller(sizes)):
                 sizes, why = sizes_of(self.to, smaller), f"{smaller}: of a larger one a trial was too slow"
                 trial = try_out(self.config(sizes, TRIAL_STEPS))
             if self.steps is not None:
@@ -119,7 +127,7 @@ class Convert:
             elif seconds is None:
                 steps = self.config(sizes, None).max_num_iterations
             else:
-                steps = trial.steps_within((1 - SPARE) * seconds - (time.perf_counter() - began))
+                steps = int(within(trial))
         config = self.config(sizes, steps)
         trial.hand_on(config)
         self._say_plan(config, trial, why, minutes)
@@ -154,8 +162,8 @@ class Convert:
         return sizes_of(self.to, size), f"{size}: {why}"
 
     def _smaller(self, sizes: list[str]) -> Size | None:
-        """The next smaller size, unless there is none or the size was asked for."""
-        if self.size is not None or self.target_mb is not None:
+        """The next smaller size, unless there is none or the size was asked for; a picture's step is worth many."""
+        if self.size is not None or self.target_mb is not None or STUDENTS[self.to]().is_drawn:
             return None
         rank = min(number for number, size in enumerate(SIZES) if sizes_of(self.to, size) == sizes)
         return SIZES[rank - 1] if rank else None
