@@ -49,7 +49,7 @@ SPARE = 0.05
 """Share of the time that is left for what a trial cannot tell."""
 TICK_EVERY = 10
 """Steps between two movements of the progress bar."""
-FEW, TOO_FEW = 300, 1000
+FEW, TOO_FEW = 300, ENOUGH // 2
 """Steps under which no student is good, and under which a smaller one is better."""
 GAP = {"mlp": 2.3, "hash": 1.2, "vm": 0.8, "sparse": 1.6, "splat": 0.4}
 """dB that a student of lego ended under its teacher of 33 dB (splat: 30 dB), after 300 s on two cores

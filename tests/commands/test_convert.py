@@ -158,7 +158,7 @@ def test_a_size_whose_trial_is_too_slow_becomes_a_smaller_one(
 
     def trial(config: Any) -> Trial:
         tried.append(config.pipeline.model.sparse.resolution)
-        return Trial(start=1.0, step={256: 0.3, 192: 0.2, 128: 0.1}[tried[-1]], chunk=0.0, memory=0, method=method)
+        return Trial(start=1.0, step={256: 0.5, 192: 0.2, 128: 0.1}[tried[-1]], chunk=0.0, memory=0, method=method)
 
     method = DistillationConfig().resolved()
     monkeypatch.setattr(convert, "try_out", trial)
