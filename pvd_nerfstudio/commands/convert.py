@@ -163,7 +163,8 @@ class Convert:
 
     def _smaller(self, sizes: list[str]) -> Size | None:
         """The next smaller size, unless there is none or the size was asked for; a picture's step is worth many."""
-        if self.size is not None or self.target_mb is not None or STUDENTS[self.to]().is_drawn:
+        kind: Any = STUDENTS[self.to]
+        if self.size is not None or self.target_mb is not None or kind().is_drawn:
             return None
         rank = min(number for number, size in enumerate(SIZES) if sizes_of(self.to, size) == sizes)
         return SIZES[rank - 1] if rank else None
