@@ -90,16 +90,16 @@ def fit_to_edits(teacher: FrozenTeacher, student: StudentModel, method: Distilla
     (more,) = numbers_of_first([min(now / before, MOST_MORE) if before else 1.0], student.device)
     if more < HARDLY_MORE:
         return
-    usual, named = DistillationConfig().resolved(student.config.chosen.preferred), vars(method).copy()
-    for name in ("rays_per_step", "points_per_step"):
-        setattr(method, name, round(more * named[name]))
-    for name in ("start_chunks", "first_chunks"):
-        setattr(method, name, max(named[name], min(round(more * named[name]), method.chunks)))
-    for name in ("fill_every", "refresh_every"):
-        setattr(method, name, max(1, round(named[name] / more)))
+    method.rays_per_step, method.points_per_step = (
+        round(more * count) for count in (method.rays_per_step, method.points_per_step)
+    )
+    usual = DistillationConfig().resolved(student.config.chosen.preferred)
     for name in SCHEDULE:
-        if named[name] != getattr(usual, name):  # the user's
-            setattr(method, name, named[name])
+        value = getattr(method, name)
+        if value != getattr(usual, name):  # the user's
+            continue
+        steps, chunks = max(1, round(value / more)), max(value, min(round(more * value), method.chunks))
+        setattr(method, name, steps if name.endswith("_every") else chunks)
     say(
         f"Edits make {more:.2g} times as much of what there is to learn: a step has {method.rays_per_step:,} rays or "
         f"{method.points_per_step:,} points, and new chunks come every {method.refresh_every:,} steps "
