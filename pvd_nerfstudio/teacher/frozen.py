@@ -207,18 +207,9 @@ class FrozenTeacher:
 
     def unedited_densities(self, positions: Float[Tensor, "points 3"], extent: float) -> Float[Tensor, "points 1"]:
         """What `densities` would be without edits; 0 outside the scene box."""
-        edits = self.edits
-        low, high = self.aabb
-        inside = ((positions >= low) & (positions <= high)).all(dim=-1)
-        density = torch.zeros_like(positions[:, :1])
-        if not inside.any():
-            return density
-        self.edit(())
-        try:
-            density[inside] = self.densities(positions[inside], extent)
-        finally:
-            self.edit(edits)
-        return density
+        plain = EditedVolume(self._plain, (), ())
+        with self._asked():
+            return torch.cat([plain.density(some, extent) for some in positions.split(self._points_at_once)])
 
     def occupied(self, box: Float[Tensor, "2 3"], resolution: int, least: float) -> Bool[Tensor, "x y z"] | None:
         """Cells of a box with an opacity of at least so much; None where a family must be asked at points for them."""
